@@ -1,0 +1,276 @@
+//! Configuration: [`File`](file) as written → [`Config`] checked. Stages see only the second.
+//!
+//! Every problem is reported at once, with file, line and a caret ([`problem`]); the checked types
+//! hold no `Option` that is always set, and no secret that `Debug` would print.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+/// The checked configuration of one daemon.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[node] name`: in every event and MQTT topic. Default: the host's name.
+    pub node: Arc<str>,
+    /// `[model]`.
+    pub model: Model,
+    /// `[infer]`.
+    pub infer: Infer,
+    /// `[batcher]`.
+    pub batcher: Batcher,
+    /// `[track]`.
+    pub track: Track,
+    /// `[events]`.
+    pub events: Events,
+    /// `[http]`.
+    pub http: Http,
+    /// `[mqtt]`; absent: no broker.
+    pub mqtt: Option<Mqtt>,
+    /// `[log]`.
+    pub log: Log,
+    /// `[shutdown] grace_ms`: how long a stop may take before the process exits anyway. Default 10 s.
+    pub grace: Duration,
+    /// `[cameras.NAME]`, in the order of the file. [`crate::frame::CameraId`] is the index.
+    pub cameras: Vec<Camera>,
+}
+
+/// `[model]`.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The `.onnx` file. From `path`, or found by `name` in `[model] dirs`.
+    pub file: PathBuf,
+    /// The `model.toml` that describes it.
+    pub manifest: PathBuf,
+    /// Report only these labels; empty: all.
+    pub classes: Vec<String>,
+    /// Detections under this never start a track, 0..=1.
+    pub score: f32,
+}
+
+/// `[infer]`.
+#[derive(Clone, Debug)]
+pub struct Infer {
+    /// `onnxruntime = "…/libonnxruntime.so"`; absent: searched where `weir --help` says.
+    pub onnxruntime: Option<PathBuf>,
+    /// Threads in one engine run. Default: from the machine (0 in the file means that).
+    pub threads: usize,
+}
+
+/// `[batcher]`: the mission's own keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batcher {
+    /// The largest batch, 1..=64. Default 32.
+    pub max_batch_frames: usize,
+    /// The longest that a frame may wait for company. Default 30 ms.
+    pub max_wait: Duration,
+}
+
+/// What a camera gives up when the engine cannot keep up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DropPolicy {
+    /// Throws away what waited longest: when its turn comes, a camera sends its newest frame and
+    /// everything older is lost. Lowest latency; gaps come in bursts.
+    #[default]
+    Oldest,
+    /// Thins the camera to an even lower rate: frames leave in order, and while the backlog is more than its
+    /// share, every other waiting frame is given up. Even gaps (good for tracking), a little more latency.
+    SkipFrame,
+}
+
+/// `[track]`: settings of the tracker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Track {
+    /// Detections from here on are matched first and may start tracks, 0..=1. Default 0.5.
+    pub high_score: f32,
+    /// Detections between this and `high_score` only continue tracks. Default 0.1.
+    pub low_score: f32,
+    /// A new track is announced after this many frames in a row. Default 3.
+    pub confirm_frames: u32,
+    /// A track that was not seen for this long has ended. Default 1 s.
+    pub lost: Duration,
+}
+
+/// `[events]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Events {
+    /// At most one `track.updated` a track in this time. Default 1 s.
+    pub update_interval: Duration,
+    /// How many events the log keeps for readers that are behind, 1 000..=10 000 000. Default 100 000.
+    pub keep: usize,
+}
+
+/// `[http]`.
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// Default 127.0.0.1:8080.
+    pub bind: SocketAddr,
+    /// Subscribers to the event stream at a time. Default 1 000.
+    pub max_sse_clients: usize,
+    /// A comment line this often keeps proxies from closing a quiet stream. Default 15 s.
+    pub sse_heartbeat: Duration,
+}
+
+/// `[mqtt]`.
+#[derive(Clone, Debug)]
+pub struct Mqtt {
+    /// From `url = "mqtt://HOST:PORT"` or `mqtts://`.
+    pub host: String,
+    /// Default 1883, or 8883 with TLS.
+    pub port: u16,
+    /// `mqtts://`.
+    pub tls: Option<MqttTls>,
+    /// Default `weir-NODE`.
+    pub client_id: String,
+    /// Name and password, from the environment or a file.
+    pub login: Option<Login>,
+    /// First part of each topic. Default `weir`.
+    pub prefix: String,
+    /// Events sent and not yet acknowledged at a time, 1..=1000. Default 100.
+    pub max_inflight: u16,
+}
+
+/// TLS towards the broker. The host name is always verified.
+#[derive(Clone, Debug)]
+pub struct MqttTls {
+    /// A PEM file with the CA to trust; absent: the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A user and a password that no `Debug` prints.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// The password.
+    pub password: SecretString,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// `human`, `json`, `journald`; `auto` takes human on a terminal, journald under systemd, else JSON.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or filters such as `weir::stage=debug`.
+    pub level: String,
+}
+
+/// See [`Log::format`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// By where standard error goes.
+    #[default]
+    Auto,
+    /// Coloured lines.
+    Human,
+    /// One JSON object a line.
+    Json,
+    /// Native fields to the journal.
+    Journald,
+}
+
+/// `[cameras.NAME]`.
+#[derive(Clone, Debug)]
+pub struct Camera {
+    /// `[a-z0-9_-]`, 1 to 64 characters: safe in topics, URLs and file names.
+    pub name: Arc<str>,
+    /// Where pictures come from.
+    pub source: Source,
+    /// `ring_buffer_ms`; default from `[batcher]`, 300 ms.
+    pub ring: Duration,
+    /// `drop_policy`; default from `[batcher]`.
+    pub drop_policy: DropPolicy,
+    /// A connected camera without a decoded frame for this long has failed. Default 3 s.
+    pub stall: Duration,
+    /// Named regions.
+    pub zones: Vec<Zone>,
+    /// Named lines.
+    pub lines: Vec<Line>,
+}
+
+/// Where pictures come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// `rtsp://` or `rtsps://`.
+    Rtsp(Rtsp),
+    /// `file:PATH`.
+    File {
+        /// The video file.
+        path: PathBuf,
+        /// Starts over at the end. Default true.
+        repeat: bool,
+        /// In real time (default), or as fast as it goes.
+        realtime: bool,
+    },
+    /// `v4l2:/dev/videoN`.
+    V4l2 {
+        /// The device.
+        device: PathBuf,
+    },
+    /// `pipeline:NAME`: a description from `pipelines/`, with its parameters.
+    Pipeline {
+        /// The description file.
+        file: PathBuf,
+        /// `[cameras.NAME.params]`, replacing `{KEY}` in the description.
+        params: BTreeMap<String, String>,
+    },
+}
+
+/// An RTSP camera.
+#[derive(Clone, Debug)]
+pub struct Rtsp {
+    /// Without userinfo: that part is taken out where the URL is parsed.
+    pub url: url::Url,
+    /// From the URL, or from `user` with `password_env` or `password_file`.
+    pub login: Option<Login>,
+    /// `transport`. Default tcp.
+    pub transport: Transport,
+    /// `latency_ms`: how long the jitter buffer may hold a packet back. Default 100 ms.
+    pub latency: Duration,
+    /// `tls_ca_file` for `rtsps://`; absent: the system's.
+    pub tls_ca_file: Option<PathBuf>,
+    /// `tls_insecure = true` accepts any certificate: for cameras with self-signed ones in a closed network.
+    pub tls_insecure: bool,
+}
+
+/// How RTP travels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Inside the RTSP connection.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp,
+    /// UDP first, TCP when nothing arrives.
+    Auto,
+}
+
+/// A named region of the picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Zone {
+    /// Unique within the camera.
+    pub name: Arc<str>,
+    /// At least three corners as fractions of the picture, 0..=1, origin at the top left.
+    pub polygon: Vec<[f32; 2]>,
+    /// A track that stays this long causes `zone.dwell`; absent: never.
+    pub dwell: Option<Duration>,
+    /// Labels that count; empty: all.
+    pub classes: Vec<String>,
+}
+
+/// A named line across the picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    /// Unique within the camera.
+    pub name: Arc<str>,
+    /// Two ends as fractions of the picture, 0..=1.
+    pub ends: [[f32; 2]; 2],
+    /// Labels that count; empty: all.
+    pub classes: Vec<String>,
+}

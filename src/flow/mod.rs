@@ -1,0 +1,2 @@
+//! The pure core, in flow order. No thread, clock, socket, GStreamer, ONNX Runtime or tokio in
+//! here: `tests/layering.rs` holds this folder to that. Everything is given its time.
