@@ -7,6 +7,7 @@
 //! A weir is the low dam that measures a stream and lets the excess spill over in a controlled way:
 //! bounded latency by controlled loss, with every lost frame accounted for.
 
+pub mod board;
 pub mod clock;
 pub mod config;
 pub mod event;
