@@ -8,3 +8,4 @@ pub mod retry;
 pub mod ring;
 #[cfg(test)]
 mod sim;
+pub mod detect;
