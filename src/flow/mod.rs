@@ -9,3 +9,5 @@ pub mod ring;
 #[cfg(test)]
 mod sim;
 pub mod detect;
+pub mod rules;
+pub mod track;
