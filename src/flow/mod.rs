@@ -1,2 +1,13 @@
 //! The pure core, in flow order. No thread, clock, socket, GStreamer, ONNX Runtime or tokio in
 //! here: `tests/layering.rs` holds this folder to that. Everything is given its time.
+
+mod agenda;
+pub mod batch;
+mod interval;
+pub mod retry;
+pub mod ring;
+#[cfg(test)]
+mod sim;
+pub mod detect;
+pub mod rules;
+pub mod track;

@@ -1,0 +1,250 @@
+//! ONNX Runtime, opened at run time: finding the library, opening a model, running a batch.
+//!
+//! Nothing here knows of frames or boxes. `run` blocks; each session belongs to one thread
+//! (ort's `run_async` has lost wake-ups, so it is not used).
+
+use std::path::{Path, PathBuf};
+
+use ort::environment::Environment;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
+
+use crate::fault::{Fault, Who};
+use crate::model::spec::TensorView;
+
+/// The environment variable that names the library, as ONNX Runtime's own tools use it.
+pub const LIBRARY_ENV: &str = "ORT_DYLIB_PATH";
+
+/// The loaded library.
+#[derive(Debug)]
+pub struct Runtime {
+    environment: Environment,
+    /// Where it was found.
+    pub library: PathBuf,
+}
+
+/// Opens ONNX Runtime: `configured` if given, else the first of [`candidates`] that exists.
+///
+/// # Errors
+/// Names each place that was searched and how to get the library.
+pub fn load_runtime(configured: Option<&Path>) -> Result<Runtime, Fault> {
+    const REMEDY: &str = "run `cargo xtask setup`, or unpack libonnxruntime.so (1.24 or newer) from the PyPI wheel `onnxruntime` \
+         and name it in [infer] onnxruntime or in the environment variable ORT_DYLIB_PATH";
+    let places = match configured {
+        Some(path) => vec![path.to_path_buf()],
+        None => candidates(),
+    };
+    let Some(library) = places.iter().find(|p| p.is_file()) else {
+        let list = places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+        return Err(Fault::new(
+            Who::Device,
+            "no_runtime",
+            format!("ONNX Runtime was not found; searched: {list}"),
+        )
+        .remedy(REMEDY));
+    };
+    let failed = |e: &dyn std::fmt::Display| {
+        Fault::new(
+            Who::Device,
+            "no_runtime",
+            format!("ONNX Runtime at {} cannot be used: {e}", library.display()),
+        )
+        .remedy(REMEDY)
+    };
+    let environment = ort::init_from(library)
+        .map_err(|e| failed(&e))?
+        .with_name("weir")
+        .with_telemetry(false)
+        .build()
+        .map_err(|e| failed(&e))?;
+    Ok(Runtime { environment, library: library.clone() })
+}
+
+/// Where the library is searched when the configuration does not name it, in this order:
+/// `$ORT_DYLIB_PATH`, `lib/` beside the binary's folder, the cache folder of `cargo xtask setup`,
+/// the system's library folders.
+pub fn candidates() -> Vec<PathBuf> {
+    let mut places = Vec::new();
+    if let Some(path) = std::env::var_os(LIBRARY_ENV).filter(|v| !v.is_empty()) {
+        places.push(PathBuf::from(path));
+    }
+    if let Ok(exe) = std::env::current_exe()
+        && let Some(root) = exe.parent().and_then(Path::parent)
+    {
+        places.push(root.join("lib/weir/libonnxruntime.so"));
+        places.push(root.join("lib/libonnxruntime.so"));
+    }
+    places.push(crate::config::cache_dir().join("onnxruntime/libonnxruntime.so"));
+    for dir in ["/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib"] {
+        places.push(Path::new(dir).join("libonnxruntime.so"));
+    }
+    places
+}
+
+/// One tensor of a model's signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its name in the graph.
+    pub name: String,
+    /// Its dimensions; `None` where the graph leaves them free.
+    pub dims: Vec<Option<usize>>,
+}
+
+/// A model that can be run.
+#[derive(Debug)]
+pub struct Session {
+    inner: ort::session::Session,
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
+    /// For messages.
+    name: String,
+}
+
+impl Session {
+    /// Opens the model in `bytes` for runs on `threads` threads (0: ONNX Runtime's own choice).
+    ///
+    /// # Errors
+    /// When ONNX Runtime does not accept the bytes as a model.
+    pub fn open(runtime: &Runtime, name: &str, bytes: &[u8], threads: usize) -> Result<Session, Fault> {
+        let bad = |e: &dyn std::fmt::Display| {
+            Fault::new(
+                Who::Config,
+                "bad_model",
+                format!("model {name}: ONNX Runtime does not accept it: {}", first_line(&e.to_string())),
+            )
+            .remedy("`weir model inspect FILE` says what the file is")
+        };
+        let inner = ort::session::Session::builder(&runtime.environment)
+            .map_err(|e| bad(&e))?
+            .with_optimization_level(GraphOptimizationLevel::All)
+            .map_err(|e| bad(&e))?
+            .with_intra_threads(threads)
+            .map_err(|e| bad(&e))?
+            .with_inter_threads(1)
+            .map_err(|e| bad(&e))?
+            // Spinning workers would take the cores that decode needs.
+            .with_intra_op_spinning(false)
+            .map_err(|e| bad(&e))?
+            .commit_from_memory(bytes)
+            .map_err(|e| bad(&e))?;
+        let info = |o: &ort::value::Outlet| TensorInfo {
+            name: o.name().to_owned(),
+            dims: match o.dtype() {
+                ValueType::Tensor { shape, .. } => shape.iter().map(|d| usize::try_from(*d).ok()).collect(),
+                _ => Vec::new(),
+            },
+        };
+        let inputs = inner.inputs().iter().map(info).collect();
+        let outputs = inner.outputs().iter().map(info).collect();
+        Ok(Session { inner, inputs, outputs, name: name.to_owned() })
+    }
+
+    /// The model's inputs.
+    pub fn inputs(&self) -> &[TensorInfo] {
+        &self.inputs
+    }
+
+    /// The model's outputs, in graph order.
+    pub fn outputs(&self) -> &[TensorInfo] {
+        &self.outputs
+    }
+
+    /// Runs one f32 input of these dimensions through the network.
+    ///
+    /// # Errors
+    /// When the engine fails, or an output is not a tensor of numbers.
+    pub fn run(&mut self, input: &str, dims: &[usize], data: &[f32]) -> Result<Outputs, Fault> {
+        let bad = |e: &dyn std::fmt::Display| {
+            Fault::new(
+                Who::Device,
+                "engine",
+                format!("model {}: the engine failed: {}", self.name, first_line(&e.to_string())),
+            )
+        };
+        let tensor = TensorRef::from_array_view((dims, data)).map_err(|e| bad(&e))?;
+        let mut results = self.inner.run(ort::inputs![input => tensor]).map_err(|e| bad(&e))?;
+        let mut tensors = Vec::with_capacity(self.outputs.len());
+        for output in &self.outputs {
+            let value = results
+                .remove(&output.name)
+                .ok_or_else(|| bad(&format!("output `{}` is missing", output.name)))?;
+            tensors.push(Output::new(&output.name, value).map_err(|e| bad(&e))?);
+        }
+        Ok(Outputs { tensors })
+    }
+}
+
+/// The results of one run: owned, so that they can be read on another thread while the next batch runs.
+#[derive(Debug)]
+pub struct Outputs {
+    tensors: Vec<Output>,
+}
+
+#[derive(Debug)]
+struct Output {
+    /// Without the batch.
+    shape: Vec<usize>,
+    data: Data,
+}
+
+#[derive(Debug)]
+enum Data {
+    /// As the engine left it.
+    Value(DynValue),
+    /// Converted from another number type.
+    Converted(Vec<f32>),
+}
+
+impl Output {
+    fn new(name: &str, value: DynValue) -> Result<Output, String> {
+        let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+            return Err(format!("output `{name}` is not a tensor"));
+        };
+        let dims: Vec<usize> = shape.iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
+        let shape = dims.get(1..).unwrap_or_default().to_vec();
+        let data = match ty {
+            TensorElementType::Float32 => Data::Value(value),
+            TensorElementType::Int64 => {
+                let (_, v) = value.try_extract_tensor::<i64>().map_err(|e| e.to_string())?;
+                Data::Converted(v.iter().map(|x| *x as f32).collect())
+            }
+            TensorElementType::Int32 => {
+                let (_, v) = value.try_extract_tensor::<i32>().map_err(|e| e.to_string())?;
+                Data::Converted(v.iter().map(|x| *x as f32).collect())
+            }
+            other => return Err(format!("output `{name}` holds {other:?}; f32, i32 and i64 can be read")),
+        };
+        Ok(Output { shape, data })
+    }
+
+    fn all(&self) -> &[f32] {
+        match &self.data {
+            Data::Converted(v) => v,
+            Data::Value(v) => v.try_extract_tensor::<f32>().map(|(_, d)| d).unwrap_or_default(),
+        }
+    }
+}
+
+impl Outputs {
+    /// How many outputs there are.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Output `index`'s part for frame `slot` of the batch; empty when the engine returned less.
+    pub fn view(&self, index: usize, slot: usize) -> TensorView<'_> {
+        let output = &self.tensors[index];
+        let len: usize = output.shape.iter().product();
+        let data = output.all().get(slot * len..(slot + 1) * len).unwrap_or_default();
+        TensorView { shape: &output.shape, data }
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or(text).trim()
+}
