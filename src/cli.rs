@@ -68,6 +68,7 @@ pub enum Command {
     /// camera and loads no model.
     #[command(after_long_help = "Example:\n  weir check -c /etc/weir/weir.toml")]
     Check {
+        /// Which one.
         #[command(flatten)]
         file: ConfigFile,
     },

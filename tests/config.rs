@@ -41,8 +41,8 @@ impl World {
             ("ca.pem", ""),
             ("video.mp4", ""),
             (
-                "pipelines/mjpeg.launch",
-                "souphttpsrc location={url} ! jpegdec ! video/x-raw,format={ NV12, I420 }",
+                "pipelines/mjpeg.pipe",
+                "# {comment}\nsouphttpsrc location={url} ! jpegdec ! video/x-raw,format={ NV12, I420 }",
             ),
             ("/run/credentials/weir.service/porch-password", "hunter2-from-systemd\n"),
             ("secret", "hunter2-from-file\n"),
@@ -332,7 +332,7 @@ mod mutations {
 
     use super::*;
 
-    const PIECES: [&str; 24] = [
+    const PIECES: [&str; 23] = [
         "[",
         "]",
         "\"",
@@ -354,7 +354,6 @@ mod mutations {
         "99999999999999999999",
         "0x",
         "[cameras.porch]\n",
-        "password = \"hunter2\"\n",
         "true",
         ",",
     ];
@@ -375,18 +374,18 @@ mod mutations {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(400))]
-
-        /// Whatever is in the file: an answer, never a panic; rendered with and without colours; and no
+                /// Whatever is in the file: an answer, never a panic; rendered with and without colours; and no
         /// password that stood behind `password =`.
         #[test]
-        fn a_broken_file_never_panics(edits in prop::collection::vec((0.0..1.0f64, 0usize..24, 0usize..12), 1..6)) {
+        fn a_broken_file_never_panics(edits in prop::collection::vec((0.0..1.0f64, 0usize..23, 0usize..12), 1..6), secret in 0.0..1.0f64) {
             let mut text = text();
+            let at = |text: &str, place: f64| text.floor_char_boundary((place * text.len() as f64) as usize);
             for (place, piece, delete) in edits {
-                let at = text.floor_char_boundary((place * text.len() as f64) as usize);
+                let at = at(&text, place);
                 let end = text.floor_char_boundary((at + delete).min(text.len()));
                 text.replace_range(at..end, PIECES[piece]);
             }
+            text.insert_str(at(&text, secret), "password = \"hunter2\"\n");
             match World::usual().load(&text) {
                 Ok((config, warnings)) => {
                     let _ = format!("{config:?}");

@@ -35,6 +35,11 @@ pub(super) fn why(error: &io::Error) -> String {
     }
 }
 
+/// Paths for a remedy, one a line.
+pub(super) fn listed(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| format!("\n{}", printable(&path.display().to_string()))).collect()
+}
+
 impl Check<'_> {
     pub fn path(&self, written: &str) -> PathBuf {
         self.base.join(written)
@@ -180,29 +185,25 @@ fn model_by_name(check: &mut Check<'_>, section: &Section, name: &str) -> Option
         return None;
     }
     let folders: Vec<PathBuf> = section.texts("dirs").iter().map(|dir| check.path(dir).join(name)).collect();
-    let shown = |paths: &[PathBuf]| {
-        paths.iter().map(|path| printable(&path.display().to_string())).collect::<Vec<_>>().join(", ")
-    };
+
     let manifests: Vec<PathBuf> = folders.iter().map(|folder| folder.join("model.toml")).collect();
     let Some(manifest) = manifests.iter().find(|path| check.is_file(path)) else {
         check
             .problems
             .error(at, format!("there is no model `{name}`"))
             .label("no manifest of this name")
-            .help(format!("looked for {}", shown(&manifests)));
+            .help(format!("looked for{}", listed(&manifests)));
         return None;
     };
     let file = format!("{name}.onnx");
-    let cache = check.env.var("WEIR_CACHE").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(Path::new(&check.env.var("HOME")?).join(".cache/weir")));
     let mut weights: Vec<PathBuf> = folders.iter().map(|folder| folder.join(&file)).collect();
-    weights.extend(cache.map(|cache| cache.join("models").join(&file)));
+    weights.push(super::env::cache_dir(check.env).join("models").join(&file));
     let Some(found) = weights.iter().find(|path| check.is_file(path)) else {
         check
             .problems
             .error(at, format!("the weights of the model `{name}` are not here"))
             .label("known, but not fetched")
-            .help(format!("run `cargo xtask model fetch {name}`; looked for {}", shown(&weights)));
+            .help(format!("run `cargo xtask model fetch {name}`; looked for{}", listed(&weights)));
         return None;
     };
     Some((found.clone(), manifest.clone()))
@@ -218,12 +219,12 @@ fn model_by_path(check: &mut Check<'_>, section: &Section, written: &str) -> Opt
             let beside = [file.with_extension("toml"), file.with_file_name("model.toml")];
             let found = beside.iter().find(|path| check.is_file(path)).cloned();
             if found.is_none() {
-                let looked = beside.map(|path| printable(&path.display().to_string())).join(", ");
+                let looked = listed(&beside);
                 check
                     .problems
                     .error(at, "nothing describes this model")
                     .label("has no manifest")
-                    .help(format!("`weir model inspect {written}` drafts one; looked for {looked}"));
+                    .help(format!("`weir model inspect {written}` drafts one; looked for{looked}"));
             }
             found
         }

@@ -1,7 +1,7 @@
 //! What a configuration may ask of the world: environment variables and files. Tests give their own.
 
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Nobody writes a configuration, a secret or a manifest this large; `/dev/zero` is no configuration.
 const MAX_FILE: u64 = 4 << 20;
@@ -56,4 +56,13 @@ impl Env for System {
         let meta = std::fs::metadata(path)?;
         Ok(Stat { folder: meta.is_dir(), mode: meta.permissions().mode() })
     }
+}
+
+/// See [`cache_dir`](super::cache_dir).
+pub(super) fn cache_dir(env: &dyn Env) -> PathBuf {
+    let var = |name| env.var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    var("WEIR_CACHE")
+        .or_else(|| var("XDG_CACHE_HOME").map(|folder| folder.join("weir")))
+        .or_else(|| var("HOME").map(|folder| folder.join(".cache/weir")))
+        .unwrap_or_else(|| PathBuf::from("/var/cache/weir"))
 }

@@ -203,8 +203,12 @@ impl Reader<'_> {
         let problem = self
             .problems
             .error(name.span(), format!("`{}` is not a key of {place}", printable(name.get_ref())));
-        problem.help(format!("keys of {place}: {}", names.join(", ")));
-        if let Some(close) = closest(name.get_ref(), &names) {
+        problem.help(wrapped(&format!("keys of {place}:"), &names));
+        let mut found = Vec::new();
+        homes(&super::keys::ROOT, name.get_ref(), "", &mut found);
+        if !found.is_empty() {
+            problem.label(format!("belongs to {}", found.join(" or ")));
+        } else if let Some(close) = closest(name.get_ref(), &names) {
             problem.label(format!("did you mean `{close}`?"));
         }
     }
@@ -279,8 +283,9 @@ impl Reader<'_> {
         for (name, value) in table {
             let text = name.get_ref();
             if !is_name(text) {
-                let problem =
-                    self.problems.error(name.span(), format!("`{}` cannot name a {what}", printable(text)));
+                let shown =
+                    if text.is_empty() { "\"\"".to_owned() } else { format!("`{}`", printable(text)) };
+                let problem = self.problems.error(name.span(), format!("{shown} cannot name a {what}"));
                 problem.label("1 to 64 of a-z, 0-9, `_` and `-`");
                 let better: String = text.to_lowercase().replace([' ', '.', '/'], "-");
                 if is_name(&better) {
@@ -343,7 +348,7 @@ impl Reader<'_> {
             }
         }
         if let Some((at, label)) = wrong {
-            let problem = self.problems.error(at, format!("`{}` has a point that is none", key.name));
+            let problem = self.problems.error(at, format!("`{}` has a bad point", key.name));
             problem.label(label);
             if pixels {
                 problem.help("these look like pixels: divide x by the picture's width and y by its height");
@@ -392,6 +397,34 @@ pub(super) fn closest<'a>(text: &str, words: &[&'a str]) -> Option<&'a str> {
     let score = |word: &str| strsim::jaro_winkler(&text, word);
     let best = words.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b)))?;
     (score(best) > 0.75).then_some(best)
+}
+
+/// Collects the headers of the tables that have this very key.
+fn homes(table: &Table, name: &str, path: &str, found: &mut Vec<String>) {
+    for key in table.keys.iter().filter(|key| !matches!(key.kind, Kind::Refused(_))) {
+        let full = join(path, key.name);
+        if key.name == name {
+            found.push(if path.is_empty() { "the top of the file".to_owned() } else { format!("[{path}]") });
+        }
+        match key.kind {
+            Kind::Table(inner) => homes(inner, name, &full, found),
+            Kind::Named(_, inner) => homes(inner, name, &format!("{full}.NAME"), found),
+            _ => {}
+        }
+    }
+}
+
+/// A list in lines of a terminal's width.
+fn wrapped(title: &str, names: &[&str]) -> String {
+    let mut text = title.to_owned();
+    let mut width = text.len();
+    for (i, name) in names.iter().enumerate() {
+        let comma = if i + 1 < names.len() { "," } else { "" };
+        let (gap, start) = if width + name.len() > 90 { ("\n", 0) } else { (" ", width) };
+        width = start + gap.len() + name.len() + comma.len();
+        text += &format!("{gap}{name}{comma}");
+    }
+    text
 }
 
 fn number(value: &DeValue<'_>) -> Option<f64> {

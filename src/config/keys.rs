@@ -188,8 +188,7 @@ static HTTP: Table = Table {
 const PASSWORD_ENV: &str = "The environment variable that holds the password.";
 const PASSWORD_FILE: &str = "The file that holds the password, readable by weir only.
 A relative path is looked up in $CREDENTIALS_DIRECTORY (systemd LoadCredential=) first.";
-const NO_PASSWORD: &str = "put it in a file and write password_file = \"PATH\", or in the environment and write \
-                           password_env = \"NAME\"";
+const NO_PASSWORD: &str = "put it in a file and write password_file = \"PATH\",\nor in the environment and write password_env = \"NAME\"";
 
 static MQTT: Table = Table {
     doc: "Events to an MQTT broker. Without this table there is none.",
@@ -262,7 +261,7 @@ static CAMERA: Table = Table {
             "rtsp://HOST[:PORT]/PATH, or rtsps:// for TLS
 file:PATH            a video file
 v4l2:/dev/videoN     a camera on USB
-pipeline:NAME        pipelines/NAME.launch, a GStreamer description",
+pipeline:NAME        pipelines/NAME.pipe, a GStreamer description",
         ),
         key(
             "transport",

@@ -342,9 +342,5 @@ pub struct Line {
 
 /// Where `cargo xtask setup` puts what it fetches: `$WEIR_CACHE`, else `$XDG_CACHE_HOME/weir`, else `~/.cache/weir`.
 pub fn cache_dir() -> PathBuf {
-    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    var("WEIR_CACHE")
-        .or_else(|| var("XDG_CACHE_HOME").map(|d| d.join("weir")))
-        .or_else(|| var("HOME").map(|d| d.join(".cache/weir")))
-        .unwrap_or_else(|| PathBuf::from("/var/cache/weir"))
+    env::cache_dir(&System)
 }

@@ -6,7 +6,10 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, Severity};
+use miette::{
+    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents,
+    Severity, SourceCode, SourceSpan, SpanContents,
+};
 
 /// One thing that is wrong, or that the operator should know.
 #[derive(Clone)]
@@ -16,7 +19,7 @@ pub struct Problem {
     /// Where, and what to say at the caret; the first is the main one.
     labels: Vec<(Range<usize>, String)>,
     help: String,
-    source: Arc<NamedSource<String>>,
+    source: Arc<Text>,
 }
 
 impl Problem {
@@ -45,7 +48,7 @@ impl Problem {
 
     /// Points to a second place.
     pub(super) fn also(&mut self, at: Range<usize>, text: impl Into<String>) -> &mut Self {
-        self.labels.push((clamp(at, self.source.inner()), text.into()));
+        self.labels.push((clamp(at, &self.source.text), text.into()));
         self
     }
 
@@ -62,11 +65,43 @@ impl Problem {
         let mut out = String::new();
         let rendered = GraphicalReportHandler::new_themed(theme)
             .with_width(110)
-            .with_context_lines(0)
+            .with_wrap_lines(false)
+            .with_context_lines(1)
             .with_links(false)
             .render_report(&mut out, self);
         // miette fails only on a place outside the text, and `clamp` keeps them inside.
         if rendered.is_err() { format!("{}\n", self.message) } else { out }
+    }
+}
+
+/// The redacted text of a file.
+struct Text {
+    name: String,
+    text: String,
+}
+
+/// miette asks with no context lines where a place is, and with one for what to show: that is the whole lines of
+/// the place here, without their neighbours, so that ten problems still fit on a screen.
+impl SourceCode for Text {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        before: usize,
+        _after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let (mut start, mut end) = (span.offset(), span.offset() + span.len());
+        let head = self.text.get(..start).ok_or(MietteError::OutOfBounds)?;
+        let tail = self.text.get(end..).ok_or(MietteError::OutOfBounds)?;
+        let line_start = head.rfind('\n').map_or(0, |at| at + 1);
+        if before > 0 {
+            start = line_start;
+            end += tail.find('\n').unwrap_or(tail.len());
+        }
+        let (line, column) = (head.matches('\n').count(), self.text[line_start..start].chars().count());
+        let shown = &self.text.as_bytes()[start..end];
+        let span = SourceSpan::from(start..end);
+        let lines = shown.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        Ok(Box::new(MietteSpanContents::new_named(self.name.clone(), shown, span, line, column, lines)))
     }
 }
 
@@ -100,7 +135,7 @@ impl Diagnostic for Problem {
     }
 
     fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        (!self.labels.is_empty()).then_some(&*self.source as &dyn miette::SourceCode)
+        (!self.labels.is_empty()).then_some(&*self.source as &dyn SourceCode)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
@@ -153,25 +188,25 @@ impl std::error::Error for Report {}
 
 /// Collects the problems of one file.
 pub(super) struct Problems {
-    source: Arc<NamedSource<String>>,
+    source: Arc<Text>,
     list: Vec<Problem>,
 }
 
 impl Problems {
     /// `text` is redacted, byte for byte as long as the original.
     pub(super) fn new(name: &str, text: String) -> Self {
-        Problems { source: Arc::new(NamedSource::new(name, text)), list: Vec::new() }
+        Problems { source: Arc::new(Text { name: name.to_owned(), text }), list: Vec::new() }
     }
 
     /// Adds an error at a place in the file.
     pub(super) fn error(&mut self, at: Range<usize>, message: impl Into<String>) -> &mut Problem {
-        let at = clamp(at, self.source.inner());
+        let at = clamp(at, &self.source.text);
         self.push(false, vec![(at, String::new())], message.into())
     }
 
     /// Adds a warning at a place in the file.
     pub(super) fn warn(&mut self, at: Range<usize>, message: impl Into<String>) -> &mut Problem {
-        let at = clamp(at, self.source.inner());
+        let at = clamp(at, &self.source.text);
         self.push(true, vec![(at, String::new())], message.into())
     }
 
@@ -202,6 +237,6 @@ impl Problems {
     }
 
     pub(super) fn report(self) -> Report {
-        Report { name: self.source.name().to_owned(), problems: self.sorted() }
+        Report { name: self.source.name.clone(), problems: self.sorted() }
     }
 }

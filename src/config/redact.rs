@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 fn holds_secret(key: &str) -> bool {
     let key = key.trim().trim_matches(['"', '\'']).to_ascii_lowercase();
     let refers = key.ends_with("_env") || key.ends_with("_file");
-    let words = ["pass", "pwd", "secret", "token", "credential"];
+    let words = ["pass", "word", "pwd", "secret", "token", "credential"];
     !refers && (words.iter().any(|word| key.contains(word)) || strsim::jaro_winkler(&key, "password") > 0.85)
 }
 
@@ -48,30 +48,27 @@ fn hide(bytes: &mut [u8], range: Range<usize>) {
     }
 }
 
-/// By the look of one line: comments and broken files have secrets too.
+/// By the look of one line: comments and broken files have secrets too. Hides from the first value of a secret to
+/// the end of the line, or what looks like the login in an address.
 fn in_line(line: &str) -> Option<Range<usize>> {
     let line = line.trim_end();
-    if let Some((key, value)) = line.split_once('=') {
-        let key =
-            key.trim_start().trim_start_matches(['#', ' ']).rsplit(['.', '{', ',']).next().unwrap_or(key);
-        if holds_secret(key) {
-            return Some(line.len() - value.trim_start().len()..line.len());
+    for (eq, _) in line.match_indices('=') {
+        let before = line[..eq].trim_end().trim_end_matches(['"', '\'']);
+        let word =
+            before.rsplit(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').next().unwrap_or_default();
+        if holds_secret(word) {
+            return Some(line.len() - line[eq + 1..].trim_start().len()..line.len());
         }
-        if let Some(from) = line.find("password") {
-            // Elsewhere in an inline table: `porch = { source = "…", password = "…" }`.
-            let rest = &line[from..];
-            let refers = rest.starts_with("password_env") || rest.starts_with("password_file");
-            if let (false, Some(eq)) = (refers, rest.find('=')) {
-                return Some(from + eq + 1..line.len());
-            }
-        }
-        if holds_address(key) && !value.contains("://") {
-            return Some(userinfo(value)?)
-                .map(|r| line.len() - value.len() + r.start..line.len() - value.len() + r.end);
+        let value = &line[eq + 1..];
+        if holds_address(word)
+            && !value.contains("://")
+            && let Some(found) = userinfo(value)
+        {
+            return Some(eq + 1 + found.start..line.len());
         }
     }
-    let scheme = line.find("://")?;
-    userinfo(&line[scheme + 3..]).map(|r| scheme + 3 + r.start..scheme + 3 + r.end)
+    let from = line.find("://")? + 3;
+    userinfo(&line[from..]).map(|found| from + found.start..from + found.end)
 }
 
 /// Everything up to the last `@`: a password may hold `@`, `/` and `:` although it should not.
@@ -139,6 +136,10 @@ mod tests {
             "#password = \"hunter2\"",
             "cameras.porch.password = \"hunter2\"",
             "porch = { source = \"file:a\", password = \"hunter2\" }",
+            "password_env = \"X\", password = \"hunter2\"",
+            "low_[assword = \"hunter2\"",
+            "source = \"rtsp:password = \"hunter2\"",
+            "source = \"rtsp://10.0.0.1/s?password=hunter2\"",
             "porch = { source = \"file:a\", \"pass\\u0077ord\" = \"hunter2\" }",
             "password_env = \"hunter2\"",
         ] {

@@ -67,7 +67,7 @@ fn unknown(check: &mut Check<'_>, camera: &Section, kind: &str, written: &str) {
         ("http" | "https", _) => {
             problem.label("not an RTSP address");
             problem.help(
-                "nearly every camera also offers RTSP: look for rtsp://HOST:554/… in its settings; \
+                "nearly every camera also offers RTSP: look for rtsp://HOST:554/… in its settings;\n\
                  anything else that GStreamer reads can be a pipeline:NAME",
             );
             return;
@@ -88,7 +88,7 @@ fn foreign_keys(check: &mut Check<'_>, camera: &Section, kind: &str) {
         let shown = if kind.starts_with("rtsp") { format!("{kind}://") } else { format!("{kind}:") };
         check
             .problems
-            .error(at, format!("`{}` means nothing for a {shown} source", key.name))
+            .error(at, format!("`{}` means nothing for {shown} sources", key.name))
             .label(format!("only for {}", key.only.join(" and ")))
             .also(camera.place("source"), "the source")
             .help("take it out");
@@ -103,7 +103,7 @@ fn rtsp(check: &mut Check<'_>, camera: &Section, written: &str, kind: &str) -> O
         let help = if written.contains('@') {
             "`@`, `/`, `:` and `#` in a password break the address: use `user` and `password_file`"
         } else {
-            "without a port, weir takes 554 for rtsp and 322 for rtsps"
+            "for example rtsp://192.0.2.10:554/stream1"
         };
         check
             .problems
@@ -150,14 +150,14 @@ fn pipeline(check: &mut Check<'_>, camera: &Section, name: &str) -> Option<Sourc
         return None;
     }
     let places = [check.path("pipelines"), PathBuf::from("/usr/share/weir/pipelines")];
-    let files = places.map(|folder| folder.join(format!("{name}.launch")));
+    let files = places.map(|folder| folder.join(format!("{name}.pipe")));
     let Some(file) = files.iter().find(|file| check.env.stat(file).is_ok_and(|stat| !stat.folder)) else {
-        let looked = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
+        let looked = super::check::listed(&files);
         check
             .problems
             .error(at, format!("there is no pipeline `{}`", printable(name)))
             .label("no such file")
-            .help(format!("looked for {looked}"));
+            .help(format!("looked for{looked}"));
         return None;
     };
     let params = camera.params("params");
@@ -192,7 +192,11 @@ fn pipeline(check: &mut Check<'_>, camera: &Section, name: &str) -> Option<Sourc
 
 /// The `{key}` places of a description. Keys are lower-case: GStreamer's own lists, `{ NV12, I420 }`, are not.
 fn placeholders(text: &str) -> Vec<&str> {
-    let parts = text.split('{').skip(1).filter_map(|part| part.split_once('}')).map(|(name, _)| name);
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let parts = lines
+        .flat_map(|line| line.split('{').skip(1))
+        .filter_map(|part| part.split_once('}'))
+        .map(|(name, _)| name);
     let mut names: Vec<&str> = parts
         .filter(|name| {
             name.starts_with(|c: char| c.is_ascii_lowercase())

@@ -15,13 +15,19 @@ pub(super) fn report(text: &str, errors: &[Error], problems: &mut Problems) -> b
     }
     let lines = lines(text);
     let mut only_twice = true;
+    let mut last_line = None;
     let mut twice_headers: Vec<Range<usize>> = Vec::new();
     for error in errors {
         let at = error.span().unwrap_or(text.len()..text.len());
         if error.message() != "duplicate key" {
             only_twice = false;
+            // One mistake makes several errors.
+            let line = text[..text.floor_char_boundary(at.start)].matches('\n').count();
+            if last_line.replace(line) == Some(line) {
+                continue;
+            }
             let message = error.message().lines().next().unwrap_or("not TOML");
-            problems.error(at, format!("this is not TOML: {message}")).label("here");
+            problems.error(visible(text, at), format!("this is not TOML: {message}")).label("here");
             continue;
         }
         let Some(second) = lines.iter().rev().find(|line| line.at.start <= at.start) else { continue };
@@ -38,9 +44,26 @@ pub(super) fn report(text: &str, errors: &[Error], problems: &mut Problems) -> b
         if let Some(first) = first {
             problem.also(first.at.clone(), "first here");
         }
-        problem.help("give one of them another name, or make one of the two");
+        problem.help(if second.is_header || second.path.first().is_some_and(|table| table == "cameras") {
+            "give one of them another name, or make one of the two"
+        } else {
+            "keep one of them"
+        });
     }
     only_twice
+}
+
+/// A caret needs something to point at: at the end of a line, that is its last character.
+fn visible(text: &str, at: Range<usize>) -> Range<usize> {
+    let start = text.floor_char_boundary(at.start);
+    let rest = text[start..].split('\n').next().unwrap_or_default();
+    if !rest.trim().is_empty() {
+        return at;
+    }
+    let line = text[..start].rfind('\n').map_or(0, |end| end + 1);
+    let shown = text[line..start].trim_end();
+    let last = shown.char_indices().next_back().map_or(0, |(i, _)| i);
+    line + last..line + shown.len()
 }
 
 fn sentence(path: &[String]) -> String {
@@ -59,7 +82,7 @@ fn sentence(path: &[String]) -> String {
 
 /// A line that opens a table or sets a key.
 struct Line {
-    /// Where its key or header stands.
+    /// Where the last name of its path stands.
     at: Range<usize>,
     /// The full path of what it opens or sets.
     path: Vec<String>,
@@ -78,33 +101,35 @@ fn lines(text: &str) -> Vec<Line> {
         let (begin, content) = (start + indent, line.trim());
         start += line.len();
         if content.starts_with('[') {
-            let Some(path) = path_of(content) else { continue };
+            let Some((path, name)) = path_of(content) else { continue };
             let end = content.find(']').map_or(content.len(), |end| end + 1);
             header = begin..begin + end;
             table.clone_from(&path);
-            found.push(Line { at: header.clone(), path, is_header: true, header: header.clone() });
+            let at = begin + name.start..begin + name.end;
+            found.push(Line { at, path, is_header: true, header: header.clone() });
         } else if let Some((key, _)) = content.split_once('=')
-            && let Some(own) = path_of(&format!("{key}=0"))
+            && let Some((own, name)) = path_of(&format!("{key}=0"))
         {
             let path = table.iter().cloned().chain(own).collect();
-            let at = begin..begin + key.trim_end().len();
+            let at = begin + name.start..begin + name.end;
             found.push(Line { at, path, is_header: false, header: header.clone() });
         }
     }
     found
 }
 
-/// The names in a header or a dotted key, by TOML's own rules.
-fn path_of(line: &str) -> Option<Vec<String>> {
+/// The names in a header or a dotted key, by TOML's own rules, and the place of the last.
+fn path_of(line: &str) -> Option<(Vec<String>, Range<usize>)> {
     let doc = DeTable::parse(line).ok()?;
-    let mut path = Vec::new();
+    let (mut path, mut place) = (Vec::new(), 0..0);
     let mut table = doc.get_ref();
     while let Some((name, value)) = table.iter().next() {
         path.push(name.get_ref().to_string());
+        place = name.span();
         match value.get_ref() {
             DeValue::Table(inner) => table = inner,
             _ => break,
         }
     }
-    (!path.is_empty()).then_some(path)
+    (!path.is_empty()).then_some((path, place))
 }
