@@ -71,3 +71,47 @@ pub fn init(log: &Log, env: &dyn Env) -> Result<(), Fault> {
         .try_init()
         .map_err(|_| Fault::new(Who::Bug, "log", "the log was set up twice"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Stat;
+
+    struct Vars(&'static [&'static str]);
+
+    impl Env for Vars {
+        fn var(&self, name: &str) -> Option<String> {
+            self.0.contains(&name).then(|| "1".to_owned())
+        }
+        fn read_file(&self, _: &Path) -> io::Result<Vec<u8>> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+        fn stat(&self, _: &Path) -> io::Result<Stat> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+
+    #[test]
+    fn auto_takes_the_format_that_the_reader_can_use() {
+        let auto = Log { format: LogFormat::Auto, level: "info".into() };
+        let service = Vars(&["JOURNAL_STREAM", "INVOCATION_ID"]);
+        assert_eq!(format(&auto, &service, true), LogFormat::Human);
+        assert_eq!(format(&auto, &service, false), LogFormat::Journald);
+        assert_eq!(format(&auto, &Vars(&["INVOCATION_ID"]), false), LogFormat::Json);
+        let chosen = Log { format: LogFormat::Json, level: "info".into() };
+        assert_eq!(format(&chosen, &service, true), LogFormat::Json);
+    }
+
+    #[test]
+    fn a_misspelt_level_is_no_module() {
+        for good in ["info", "WARN", "info,weir::stage=debug", "weir[frame{camera=porch}]=trace"] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        for bad in ["verbose", "infos,weir=debug", "weir=loud", ""] {
+            assert!(filter(bad).is_err(), "{bad}");
+        }
+    }
+}

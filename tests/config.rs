@@ -327,6 +327,53 @@ fn a_denied_file_is_told() {
     assert!(text.contains("the user that runs weir"), "{text}");
 }
 
+#[test]
+fn ranges_include_their_ends() {
+    for (n, good) in [(0, false), (1, true), (64, true), (65, false)] {
+        let text = format!("{GOOD}[batcher]\nmax_batch_frames = {n}\n");
+        assert_eq!(World::usual().load(&text).is_ok(), good, "{n}");
+    }
+}
+
+/// The program itself: what it prints where, and its exit codes.
+#[test]
+fn exit_codes_are_as_documented() {
+    let folder = tempfile::tempdir().unwrap();
+    let weir = |args: &[&str]| {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_weir"))
+            .args(args)
+            .current_dir(folder.path())
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (out.status.code().unwrap(), text(out.stdout), text(out.stderr))
+    };
+    let (code, out, err) = weir(&["config", "reference"]);
+    assert_eq!((code, out, err.as_str()), (0, weir::config::reference(), ""));
+    let (code, out, _) = weir(&["config", "schema"]);
+    let schema: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &schema["properties"]["schema"]["const"]), (0, &"weir.event/1".into()));
+    let (code, out, _) = weir(&["--help"]);
+    assert!(code == 0 && out.contains("78  the configuration is wrong"), "{out}");
+
+    let (code, _, err) = weir(&["chek"]);
+    assert!(code == 64 && err.contains("'check'"), "{code} {err}");
+    assert_eq!(weir(&[]).0, 64);
+
+    let (code, out, err) = weir(&["check"]);
+    assert!(code == 78 && out.is_empty() && err.contains("cannot read weir.toml"), "{code} {out} {err}");
+    for file in ["my.onnx", "my.toml"] {
+        std::fs::write(folder.path().join(file), "").unwrap();
+    }
+    let good = GOOD.replace("name = \"demo\"", "path = \"my.onnx\"");
+    std::fs::write(folder.path().join("weir.toml"), &good).unwrap();
+    assert_eq!(weir(&["check"]), (0, "good: 1 camera\n".into(), String::new()));
+    std::fs::write(folder.path().join("bad.toml"), good + "lines = 3").unwrap();
+    let (code, _, err) = weir(&["check", "-c", "bad.toml"]);
+    assert!(code == 78 && err.contains("[bad.toml:5:9]"), "{code} {err}");
+}
+
 mod mutations {
     use proptest::prelude::*;
 
