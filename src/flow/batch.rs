@@ -140,7 +140,15 @@ impl<T> Batcher<T> {
         self.by_oldest.admit(id);
         self.by_due.admit(id);
         let ring = Ring::new(settings.ring, settings.max_frames);
-        let camera = Camera { settings, ring, interval: Interval::default(), due: None, turn: 0, sent: None, share: 0 };
+        let camera = Camera {
+            settings,
+            ring,
+            interval: Interval::default(),
+            due: None,
+            turn: 0,
+            sent: None,
+            share: 0,
+        };
         let before = self.cameras[id.index()].replace(camera);
         assert!(before.is_none(), "camera {} was added twice", id.0);
     }
@@ -372,10 +380,8 @@ mod tests {
 
     /// Any cameras, any settings, an engine from idle to hopeless.
     fn world() -> impl Strategy<Value = World> {
-        let settings = (1usize..8, 0u64..60).prop_map(|(max_batch_frames, max_wait)| Settings {
-            max_batch_frames,
-            max_wait: ms(max_wait),
-        });
+        let settings = (1usize..8, 0u64..60)
+            .prop_map(|(max_batch_frames, max_wait)| Settings { max_batch_frames, max_wait: ms(max_wait) });
         (settings, prop::collection::vec(script(), 1..6), 1usize..10, service())
             .prop_map(|(settings, cameras, slots, service)| World { settings, cameras, slots, service })
     }
