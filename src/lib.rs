@@ -10,6 +10,7 @@
 pub mod board;
 pub mod clock;
 pub mod config;
+pub mod device;
 pub mod event;
 pub mod fault;
 pub mod flow;

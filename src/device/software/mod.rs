@@ -1,0 +1,2 @@
+//! Decode, preprocess and infer on the CPU.
+pub mod preprocess;
