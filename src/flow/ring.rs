@@ -131,7 +131,9 @@ mod tests {
 
     #[test]
     fn thinning_keeps_the_newest_and_halves_evenly() {
-        for (frames, kept) in [(0, vec![]), (1, vec![0]), (2, vec![1]), (5, vec![0, 2, 4]), (6, vec![1, 3, 5])] {
+        for (frames, kept) in
+            [(0, vec![]), (1, vec![0]), (2, vec![1]), (5, vec![0, 2, 4]), (6, vec![1, 3, 5])]
+        {
             let (mut ring, mut out) = (filled(frames), Vec::new());
             ring.thin(&mut out);
             assert_eq!(out.len() + kept.len(), frames as usize);

@@ -158,7 +158,12 @@ impl Rules {
             None => view.class.to_string().into(),
         };
         let live = Live {
-            track: TrackRef { id: view.id.0, label, score: view.score, bbox: fractions(&view.bbox, ctx.size) },
+            track: TrackRef {
+                id: view.id.0,
+                label,
+                score: view.score,
+                bbox: fractions(&view.bbox, ctx.size),
+            },
             seen: view.seen,
             told: view.seen,
             foot: foot(&view.bbox, ctx.size),

@@ -16,12 +16,8 @@ use weir::flow::track::{Change, Tracker};
 use weir::frame::{BBox, Detection, Size};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut settings = config::Track {
-        high_score: 0.5,
-        low_score: 0.1,
-        confirm_frames: 3,
-        lost: Duration::from_secs(1),
-    };
+    let mut settings =
+        config::Track { high_score: 0.5, low_score: 0.1, confirm_frames: 3, lost: Duration::from_secs(1) };
     let (mut file, mut fps, mut size) = (None, None, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {

@@ -129,7 +129,12 @@ mod tests {
 
     fn problem() -> impl Strategy<Value = (usize, usize, Vec<f32>)> {
         (0usize..=6, 0usize..=6).prop_flat_map(|(rows, cols)| {
-            let cell = prop_oneof![Just(-1.0f32), Just(0.0), 0.01f32..1.0, (1u8..5).prop_map(|n| f32::from(n) / 4.0)];
+            let cell = prop_oneof![
+                Just(-1.0f32),
+                Just(0.0),
+                0.01f32..1.0,
+                (1u8..5).prop_map(|n| f32::from(n) / 4.0)
+            ];
             (Just(rows), Just(cols), prop::collection::vec(cell, rows * cols))
         })
     }

@@ -321,7 +321,14 @@ impl Stage {
 
 impl Track {
     fn new(now: Tick, d: &Detection) -> Self {
-        let view = TrackView { id: TrackId(0), class: d.class, score: d.score, bbox: d.bbox, started: now, seen: now };
+        let view = TrackView {
+            id: TrackId(0),
+            class: d.class,
+            score: d.score,
+            bbox: d.bbox,
+            started: now,
+            seen: now,
+        };
         Track { view, motion: Motion::new(&d.bbox), stage: Stage::Tentative(1), matched: true }
     }
 
