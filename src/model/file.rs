@@ -62,7 +62,7 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<ModelProto, Fault> {
     if let Some(needed) = missing(bytes) {
         let have = bytes.len();
         return Err(not_a_model(format!(
-            "the model {name} is cut short: it has {have} bytes and needs {needed}"
+            "the model {name} is cut short: it has {have} bytes and needs {needed} or more"
         ))
         .remedy("fetch or copy it again"));
     }
@@ -102,7 +102,7 @@ fn not_a_model(message: String) -> Fault {
     Fault::new(Who::Config, "bad_model", message)
 }
 
-/// How many bytes the file should have, when a field of the outermost message reaches past the end.
+/// How many bytes the file should have at least, when a field of the outermost message reaches past the end.
 fn missing(bytes: &[u8]) -> Option<usize> {
     let mut rest = bytes;
     while rest.has_remaining() {

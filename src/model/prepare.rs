@@ -69,9 +69,9 @@ pub fn prepare(input: &Path, output: &Path, runtime: &Runtime) -> Result<Prepare
     let edited = model.encode_to_vec();
     let proof = Proof { name: &name, shape: &shape, batch: edit.batch };
     let differences = proof.run(&bytes, &edited, runtime).map_err(|mut fault| {
-        if !edit.doubts.is_empty() {
-            fault.remedy =
-                format!("suspects: {}. Export the model again with a dynamic batch", edit.doubts.join(", "));
+        if let [first, rest @ ..] = &edit.doubts[..] {
+            let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+            fault.remedy = format!("a suspect is {first}{more}; export the model again with a dynamic batch");
         }
         fault
     })?;
@@ -121,14 +121,12 @@ impl Proof<'_> {
                 }
             }
         }
-        if alike {
-            return Err(
-                self.failed("all random pictures give the same outputs, so that equality shows nothing")
-            );
-        }
         match found.iter().find(|d| d.absolute > TOLERANCE * d.largest) {
             Some(d) => {
                 Err(self.failed(&format!("output `{}` differs by {} of {}", d.name, d.absolute, d.largest)))
+            }
+            None if alike => {
+                Err(self.failed("all random pictures give the same outputs, so that equality shows nothing"))
             }
             None => Ok(found),
         }
