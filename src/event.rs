@@ -48,6 +48,38 @@ pub enum Kind {
     CameraChanged,
 }
 
+impl Kind {
+    /// All kinds, in the order of tables and metrics.
+    pub const ALL: [Kind; 10] = [
+        Kind::TrackStarted,
+        Kind::TrackUpdated,
+        Kind::TrackEnded,
+        Kind::ZoneEntered,
+        Kind::ZoneLeft,
+        Kind::ZoneDwell,
+        Kind::LineCrossed,
+        Kind::CameraOnline,
+        Kind::CameraOffline,
+        Kind::CameraChanged,
+    ];
+
+    /// As it stands in the event, in SSE's `event:` and in metric labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::TrackStarted => "track.started",
+            Kind::TrackUpdated => "track.updated",
+            Kind::TrackEnded => "track.ended",
+            Kind::ZoneEntered => "zone.entered",
+            Kind::ZoneLeft => "zone.left",
+            Kind::ZoneDwell => "zone.dwell",
+            Kind::LineCrossed => "line.crossed",
+            Kind::CameraOnline => "camera.online",
+            Kind::CameraOffline => "camera.offline",
+            Kind::CameraChanged => "camera.changed",
+        }
+    }
+}
+
 /// One event as subscribers see it.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Event {
@@ -199,4 +231,33 @@ pub struct Video {
 
 fn as_rfc3339<S: serde::Serializer>(wall: &Wall, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&wall.rfc3339())
+}
+
+/// The JSON Schema (draft 2020-12) of an event, generated from the types above.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Event).to_value()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_named_as_it_is_serialised() {
+        for (place, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+            assert_eq!(kind as usize, place, "ALL is indexed by the kind's own number");
+        }
+    }
+
+    #[test]
+    fn the_checked_in_schema_is_fresh() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/weir.event-1.schema.json");
+        let fresh = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+        if std::env::var_os("WEIR_BLESS").is_some() {
+            std::fs::write(path, &fresh).unwrap();
+        }
+        let stored = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(stored == fresh, "stale: run the tests once with WEIR_BLESS=1 and review the diff of {path}");
+    }
 }

@@ -8,11 +8,12 @@
 //! bounded latency by controlled loss, with every lost frame accounted for.
 
 pub mod board;
+pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod device;
 pub mod event;
 pub mod fault;
 pub mod flow;
 pub mod frame;
+pub mod log;
 pub mod model;

@@ -1,15 +1,32 @@
-//! Configuration: [`File`](file) as written → [`Config`] checked. Stages see only the second.
+//! Configuration: the file as written ([`file`]) → [`Config`] checked ([`check`]). Stages see only the second.
 //!
 //! Every problem is reported at once, with file, line and a caret ([`problem`]); the checked types
-//! hold no `Option` that is always set, and no secret that `Debug` would print.
+//! hold no `Option` that is always set, and no secret that `Debug` would print. Every key is said once, in
+//! [`keys`]: its type, range, default and meaning.
+
+mod check;
+mod env;
+mod file;
+mod keys;
+mod problem;
+mod redact;
+mod schema;
+mod secret;
+mod shape;
+mod source;
+mod syntax;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
+
+pub use env::{Env, Stat, System};
+pub use problem::{Problem, Report};
 
 /// The checked configuration of one daemon.
 #[derive(Clone, Debug)]
@@ -36,6 +53,54 @@ pub struct Config {
     pub grace: Duration,
     /// `[cameras.NAME]`, in the order of the file. [`crate::frame::CameraId`] is the index.
     pub cameras: Vec<Camera>,
+}
+
+impl Config {
+    /// Reads and checks a file, with all that it names: secrets, the model's files, videos. Returns the
+    /// warnings too.
+    ///
+    /// # Errors
+    /// Every problem of the file at once, with places and remedies. No secret is in it.
+    pub fn load(path: &Path, env: &dyn Env) -> Result<(Config, Vec<Problem>), Report> {
+        let name = file::printable(&path.display().to_string());
+        let unreadable = |why: &str, help: &str| {
+            let mut problems = problem::Problems::new(&name, String::new());
+            problems.whole(format!("cannot read {name}: {why}")).help(help);
+            problems.report()
+        };
+        let bytes = env.read_file(path).map_err(|error| {
+            let help = match error.kind() {
+                std::io::ErrorKind::NotFound => "`weir config reference` prints every key to start from",
+                std::io::ErrorKind::PermissionDenied => "the user that runs weir must be able to read it",
+                _ => "-c FILE names the configuration file",
+            };
+            unreadable(&check::why(&error), help)
+        })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            let line = error.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count() + 1;
+            unreadable(&format!("line {line} is not UTF-8"), "TOML is UTF-8 text: save it as that")
+        })?;
+
+        let (doc, errors) = toml::de::DeTable::parse_recoverable(&text);
+        let mut problems = problem::Problems::new(&name, redact::redact(&text, doc.get_ref()));
+        let whole = syntax::report(&text, &errors, &mut problems);
+        let written = file::read(&keys::ROOT, doc.get_ref(), !whole, &mut problems);
+        let base = path.parent().unwrap_or(Path::new(""));
+        // Where the text is not TOML, what is missing may only be hidden: say nothing of it.
+        let config = whole
+            .then(|| check::config(&mut check::Check { env, base, problems: &mut problems }, &written))
+            .flatten();
+        match config {
+            Some(config) if !problems.any_error() => Ok((config, problems.sorted())),
+            _ => Err(problems.report()),
+        }
+    }
+}
+
+/// The text of `config/reference.toml`: every key with its meaning, range and default.
+pub fn reference() -> String {
+    schema::reference(&keys::ROOT)
 }
 
 /// `[model]`.
@@ -277,9 +342,5 @@ pub struct Line {
 
 /// Where `cargo xtask setup` puts what it fetches: `$WEIR_CACHE`, else `$XDG_CACHE_HOME/weir`, else `~/.cache/weir`.
 pub fn cache_dir() -> PathBuf {
-    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    var("WEIR_CACHE")
-        .or_else(|| var("XDG_CACHE_HOME").map(|d| d.join("weir")))
-        .or_else(|| var("HOME").map(|d| d.join(".cache/weir")))
-        .unwrap_or_else(|| PathBuf::from("/var/cache/weir"))
+    env::cache_dir(&System)
 }

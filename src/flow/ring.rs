@@ -90,17 +90,41 @@ impl<T> Ring<T> {
         }
     }
 
-    /// Gives up every other frame, so that the newest stays and the gaps are even.
-    pub fn thin(&mut self, out: &mut Vec<Dropped<T>>) {
-        for behind_newest in (0..self.len()).rev() {
+    /// Gives up frames until `keep` (at least one) or fewer are left, evenly: every other one, or two of three, and so
+    /// on. Counted in `seq` from `last`, the frame that left before, so that thinning what was thinned before stays even.
+    /// At least half of `keep` stay.
+    pub fn thin(&mut self, keep: usize, last: Option<u64>, out: &mut Vec<Dropped<T>>) {
+        let mut distance = 1;
+        loop {
+            let (left, smallest) = self.spaced(distance, last);
+            if left <= keep.max(1) {
+                break;
+            }
+            distance = smallest + 1;
+        }
+        let mut from = last;
+        for _ in 0..self.len() {
             let Some(slot) = self.slots.try_pop() else { break };
-            if behind_newest % 2 == 1 {
+            if from.is_some_and(|from| slot.key.seq < from + distance) {
                 out.push((slot.key, slot.item, Fate::Skipped));
             } else {
+                from = Some(slot.key.seq);
                 // Cannot be full: one was taken out just now.
                 let _ = self.slots.try_push(slot);
             }
         }
+    }
+
+    /// How many frames are left when each must be `distance` from the one before, and the smallest gap then.
+    fn spaced(&mut self, distance: u64, last: Option<u64>) -> (usize, u64) {
+        let (mut from, mut left, mut smallest) = (last, 0, u64::MAX - 1);
+        for seq in self.slots.iter().map(|slot| slot.key.seq) {
+            let gap = from.map_or(u64::MAX - 1, |from| seq.saturating_sub(from));
+            if gap >= distance {
+                (from, left, smallest) = (Some(seq), left + 1, smallest.min(gap));
+            }
+        }
+        (left, smallest)
     }
 }
 
@@ -130,12 +154,18 @@ mod tests {
     }
 
     #[test]
-    fn thinning_keeps_the_newest_and_halves_evenly() {
-        for (frames, kept) in
-            [(0, vec![]), (1, vec![0]), (2, vec![1]), (5, vec![0, 2, 4]), (6, vec![1, 3, 5])]
-        {
+    fn thinning_is_even_from_the_frame_before() {
+        let cases = [
+            (1, None, 1, vec![0]),
+            (2, None, 1, vec![0]),
+            (6, None, 3, vec![0, 2, 4]),
+            (7, None, 3, vec![0, 3, 6]),
+            (6, Some(0), 3, vec![2, 4]),
+            (9, Some(0), 3, vec![3, 6]),
+        ];
+        for (frames, last, keep, kept) in cases {
             let (mut ring, mut out) = (filled(frames), Vec::new());
-            ring.thin(&mut out);
+            ring.thin(keep, last, &mut out);
             assert_eq!(out.len() + kept.len(), frames as usize);
             assert!(out.iter().all(|(_, (), fate)| *fate == Fate::Skipped));
             assert_eq!(left(&mut ring), kept);
@@ -173,6 +203,23 @@ mod tests {
             }
             let rest: Vec<_> = std::iter::from_fn(|| ring.pop()).map(|(key, _)| key.seq).collect();
             prop_assert_eq!(rest, model.iter().map(|(seq, _)| *seq).collect::<Vec<_>>());
+        }
+
+        /// Thinning leaves at least half of what it may keep, and never nothing.
+        #[test]
+        fn thinning_does_not_overshoot(
+            gaps in prop::collection::vec(1u64..6, 1..40),
+            keep in 1usize..12,
+            last in prop::option::of(0u64..3),
+        ) {
+            let (mut ring, mut seq) = (Ring::new(Duration::from_secs(1), 40), 2);
+            for gap in &gaps {
+                seq += gap;
+                ring.push(Tick::ZERO, key(seq), ());
+            }
+            ring.thin(keep, last, &mut Vec::new());
+            prop_assert!(ring.len() <= keep);
+            prop_assert!(ring.len() >= gaps.len().min(keep).div_ceil(2), "{} of {}", ring.len(), gaps.len());
         }
     }
 }

@@ -213,7 +213,8 @@ impl Rules {
             if !counts(&area.zone.classes, &live.track.label) {
                 continue;
             }
-            for (kind, stay) in area.visit(inside, outside_by(to, &area.polygon), margin, view.seen) {
+            let outside_by = outside_by(to, &area.polygon);
+            if let Some((kind, stay)) = area.visit(inside, outside_by, margin, view.seen) {
                 let draft = self.draft(kind, &live.track, moment);
                 out.push(Draft { zone: Some(area.stay(stay)), ..draft });
             }

@@ -77,7 +77,7 @@ pub(super) struct History {
     pub waits: Vec<(Tick, Tick)>,
     /// The most frames seen waiting, by camera.
     pub most_waiting: Vec<usize>,
-    /// The engine's batches: when, how many frames, how many cameras had frames waiting before.
+    /// The engine's batches.
     pub batches: Vec<Batch>,
 }
 
@@ -87,6 +87,8 @@ pub(super) struct Batch {
     pub frames: usize,
     /// How many frames of each camera waited before it, by camera.
     pub waiting: Vec<usize>,
+    /// How many frames still wait after it.
+    pub left: usize,
 }
 
 impl History {
@@ -103,8 +105,9 @@ impl World {
         for (id, camera) in self.cameras.iter().enumerate() {
             let id = CameraId(id as u32);
             batcher.add_camera(id, camera.settings.clone());
-            arrivals
-                .extend(camera.arrivals.iter().zip(0..).map(|(at, seq)| (*at, FrameKey { camera: id, seq })));
+            arrivals.extend(
+                camera.arrivals.iter().zip(0..).map(|(at, seq)| (*at, FrameKey { camera: id, seq })),
+            );
         }
         arrivals.sort_unstable();
         let mut arrivals = arrivals.into_iter().peekable();
@@ -113,8 +116,7 @@ impl World {
         let (mut free_at, mut wake) = (None::<Tick>, None::<Tick>);
         let (mut batch, mut dropped) = (Vec::new(), Vec::new());
         // Every jump goes to an arrival, to the end of a batch, or to a wait's end.
-        while let Some(now) = [arrivals.peek().map(|(at, _)| *at), free_at, wake].into_iter().flatten().min()
-        {
+        while let Some(now) = [arrivals.peek().map(|(at, _)| *at), free_at, wake].into_iter().flatten().min() {
             if stop.is_some_and(|stop| stop < now) {
                 break;
             }
@@ -134,7 +136,8 @@ impl World {
             wake = match batcher.poll(now, slots, &mut batch) {
                 Step::Send => {
                     let number = history.batches.len();
-                    history.batches.push(Batch { at: now, frames: batch.len(), waiting });
+                    let left = (0..self.cameras.len()).map(|id| batcher.waiting(CameraId(id as u32))).sum();
+                    history.batches.push(Batch { at: now, frames: batch.len(), waiting, left });
                     free_at = Some(now + self.service[number % self.service.len()]);
                     history.sent.extend(batch.drain(..).map(|(key, arrived)| Sent {
                         key,

@@ -63,7 +63,7 @@ impl NanoDet {
         // The first distance output tells the bins; the others must agree.
         let bins_of = |width: usize| {
             let bins = width / 4;
-            (width % 4 == 0 && (2..=MAX_BINS).contains(&bins)).then_some(bins)
+            (width.is_multiple_of(4) && (2..=MAX_BINS).contains(&bins)).then_some(bins)
         };
         if joint {
             let anchors = levels.iter().map(|l| l.cells).sum();
@@ -177,8 +177,8 @@ fn mean_bin(logits: &[f32]) -> f32 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let (mut sum, mut weighted) = (0.0, 0.0);
     for (bin, &logit) in logits.iter().enumerate() {
-        // −∞ would be a fair zero probability, but no network means it: `logit − logit` makes it NaN.
-        let e = (logit - max).exp() + (logit - logit);
+        // −∞ would be a fair zero probability, but no network means it: `logit · 0` makes it NaN.
+        let e = (logit - max).exp() + logit * 0.0;
         sum += e;
         weighted += e * bin as f32;
     }

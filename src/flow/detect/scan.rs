@@ -1,7 +1,7 @@
 //! The cheap pass: which anchors can reach a floor at all. Of some thousand anchors a few dozen can, so this is
 //! where the time goes; it reads each value once and is written so that the compiler vectorises it.
 //!
-//! A maximum by `>` ignores NaN. So each scan carries a second value along, Σ (v − v): zero while every
+//! A maximum by `>` ignores NaN. So each scan carries a second value along, Σ v·0: zero while every
 //! value is finite, NaN for ever after one that is not. Such anchors are let through, for the exact step to count.
 
 /// Anchors a block in a column-major scan: two rows of 512 floats stay in the first-level cache.
@@ -36,12 +36,12 @@ fn row_may_reach(row: &[f32], floor: f32) -> bool {
         for lane in 0..LANES {
             let v = chunk[lane];
             max[lane] = if v > max[lane] { v } else { max[lane] };
-            taint[lane] += v - v;
+            taint[lane] += v * 0.0;
         }
     }
     for &v in rest {
         rest_max = if v > rest_max { v } else { rest_max };
-        rest_taint += v - v;
+        rest_taint += v * 0.0;
     }
     for lane in 0..LANES {
         rest_max = if max[lane] > rest_max { max[lane] } else { rest_max };
@@ -64,7 +64,7 @@ pub(super) fn columns(data: &[f32], anchors: usize, floor: f32, mut hit: impl Fn
             let row = &row[start..start + len];
             for ((m, t), &v) in max.iter_mut().zip(taint.iter_mut()).zip(row) {
                 *m = if v > *m { v } else { *m };
-                *t += v - v;
+                *t += v * 0.0;
             }
         }
         for (i, (&m, &t)) in max.iter().zip(taint.iter()).enumerate() {

@@ -133,5 +133,5 @@ impl Sieve<'_> {
 /// (tanh, a sigmoid, exp of −∞) has hidden.
 #[inline]
 pub(super) fn taint(values: &[f32]) -> f32 {
-    values.iter().map(|v| v - v).sum()
+    values.iter().map(|v| v * 0.0).sum()
 }

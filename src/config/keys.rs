@@ -1,0 +1,361 @@
+//! Every key of the configuration file: name, kind, range, default and meaning. Said here and nowhere else.
+//!
+//! A check that needs more than one key, or the world outside, is in [`check`](super::check).
+
+use super::schema::Absent::{Default, Optional, Required};
+use super::schema::Kind::{self, Bool, Float, Int, Named, Params, Points, Refused, Text, Texts, Word};
+use super::schema::{Absent, Key, Table};
+
+const fn key(name: &'static str, kind: Kind, absent: Absent, doc: &'static str) -> Key {
+    Key::new(name, kind, absent, doc)
+}
+
+const fn table(name: &'static str, table: &'static Table) -> Key {
+    Key::new(name, Kind::Table(table), Default(""), "")
+}
+
+/// The whole file.
+pub static ROOT: Table = Table {
+    doc: "Every key of weir's configuration, with its default or an example.
+`weir config reference` prints this file; `weir check -c FILE` checks yours.
+
+A line that begins with # and no space is a key that has no default: take the # away and edit it.
+Relative paths start at the folder of the configuration file.",
+    keys: &[
+        table("node", &NODE),
+        table("model", &MODEL),
+        table("infer", &INFER),
+        table("batcher", &BATCHER),
+        table("track", &TRACK),
+        table("events", &EVENTS),
+        table("http", &HTTP),
+        key("mqtt", Kind::Table(&MQTT), Optional(""), ""),
+        table("log", &LOG),
+        table("shutdown", &SHUTDOWN),
+        key("cameras", Named("camera", &CAMERA), Required("porch"), ""),
+    ],
+};
+
+static NODE: Table = Table {
+    doc: "This box.",
+    keys: &[key(
+        "name",
+        Text,
+        Optional("\"edge-1\""),
+        "Stands in every event and in MQTT topics: letters, digits, `.`, `_` and `-`.
+When it is not written: the host's name.",
+    )],
+};
+
+static MODEL: Table = Table {
+    doc: "The detector. Either `name`, or `path` for a file of your own.",
+    keys: &[
+        key(
+            "name",
+            Text,
+            Optional("\"ssdlite-mobilenet-v2\""),
+            "A model by name. DIR/NAME/model.toml in one of `dirs` describes it; its weights are
+DIR/NAME/NAME.onnx, or models/NAME.onnx in $WEIR_CACHE or ~/.cache/weir.",
+        ),
+        key("path", Text, Optional("\"my-detector.onnx\""), "Any ONNX file."),
+        key(
+            "manifest",
+            Text,
+            Optional("\"my-detector.toml\""),
+            "What describes `path`: input, output family, labels. `weir model inspect FILE` drafts one.
+When it is not written: the file with .toml for .onnx, or model.toml beside it.",
+        ),
+        key(
+            "dirs",
+            Texts,
+            Default("[\"models\", \"/usr/share/weir/models\"]"),
+            "Where `name` is looked for.",
+        ),
+        key("classes", Texts, Default("[]"), "Report only these labels; an empty list means all."),
+        key("score", Float(0.0, 1.0), Default("0.5"), "Detections below this never start a track."),
+    ],
+};
+
+static INFER: Table = Table {
+    doc: "The engine that runs the detector.",
+    keys: &[
+        key(
+            "onnxruntime",
+            Text,
+            Optional("\"/usr/lib/libonnxruntime.so\""),
+            "The ONNX Runtime library. When it is not written, it is searched where `weir --help` says.",
+        ),
+        key(
+            "threads",
+            Int(0, 256),
+            Default("0"),
+            "Threads in one run of the engine; 0 takes them from the machine.",
+        ),
+    ],
+};
+
+const MAX_RING: i64 = 10_000;
+
+static BATCHER: Table = Table {
+    doc: "Frames of all cameras share batches.",
+    keys: &[
+        key("max_batch_frames", Int(1, 64), Default("32"), "The largest batch."),
+        key("max_wait_ms", Int(0, 10_000), Default("30"), "The longest that a frame may wait for company."),
+        key(
+            "drop_policy",
+            Word(&["oldest", "skip-frame"]),
+            Default("\"oldest\""),
+            "What a camera gives up when the engine cannot keep up.
+oldest: its turn sends the newest frame, all older ones are lost. Lowest latency, gaps in bursts.
+skip-frame: every other frame while there is a backlog. Even gaps, a little more latency.",
+        ),
+        key(
+            "ring_buffer_ms",
+            Int(10, MAX_RING),
+            Default("300"),
+            "How much of a camera's newest past is kept for the batcher.",
+        ),
+    ],
+};
+
+static TRACK: Table = Table {
+    doc: "The tracker (ByteTrack).",
+    keys: &[
+        key(
+            "high_score",
+            Float(0.0, 1.0),
+            Default("0.5"),
+            "Detections from here on are matched first and may start tracks.",
+        ),
+        key(
+            "low_score",
+            Float(0.0, 1.0),
+            Default("0.1"),
+            "Detections between this and `high_score` only continue tracks.",
+        ),
+        key(
+            "confirm_frames",
+            Int(1, 100),
+            Default("3"),
+            "A new track is announced after this many frames in a row.",
+        ),
+        key("lost_ms", Int(1, 60_000), Default("1000"), "A track that was not seen for this long has ended."),
+    ],
+};
+
+static EVENTS: Table = Table {
+    doc: "The event log.",
+    keys: &[
+        key(
+            "update_interval_ms",
+            Int(0, 3_600_000),
+            Default("1000"),
+            "At most one `track.updated` a track in this time.",
+        ),
+        key(
+            "keep",
+            Int(1_000, 10_000_000),
+            Default("100000"),
+            "How many events are kept for readers that are behind.",
+        ),
+    ],
+};
+
+static HTTP: Table = Table {
+    doc: "Health, metrics, API and the event stream.",
+    keys: &[
+        key(
+            "bind",
+            Text,
+            Default("\"127.0.0.1:8080\""),
+            "IP address and port. There is no authentication: put a proxy in front of other addresses.",
+        ),
+        key(
+            "max_sse_clients",
+            Int(1, 100_000),
+            Default("1000"),
+            "Subscribers to the event stream at a time.",
+        ),
+        key(
+            "sse_heartbeat_s",
+            Int(1, 3_600),
+            Default("15"),
+            "A comment line this often keeps proxies from closing a quiet stream.",
+        ),
+    ],
+};
+
+const PASSWORD_ENV: &str = "The environment variable that holds the password.";
+const PASSWORD_FILE: &str = "The file that holds the password, readable by weir only.
+A relative path is looked up in $CREDENTIALS_DIRECTORY (systemd LoadCredential=) first.";
+const NO_PASSWORD: &str = "put it in a file and write password_file = \"PATH\",\nor in the environment and write password_env = \"NAME\"";
+
+static MQTT: Table = Table {
+    doc: "Events to an MQTT broker. Without this table there is none.",
+    keys: &[
+        key(
+            "url",
+            Text,
+            Required("\"mqtt://localhost:1883\""),
+            "mqtt://HOST[:PORT], or mqtts:// for TLS. Ports: 1883, or 8883 with TLS.",
+        ),
+        key(
+            "ca_file",
+            Text,
+            Optional("\"ca.pem\""),
+            "Only for mqtts://: a PEM file with the CA to trust. When it is not written: the system's.",
+        ),
+        key("client_id", Text, Optional("\"weir-edge-1\""), "When it is not written: weir-NODE."),
+        key("user", Text, Optional("\"weir\""), "The user; needs a password from one of the next two keys."),
+        key("password_env", Text, Optional("\"MQTT_PASSWORD\""), PASSWORD_ENV),
+        key("password_file", Text, Optional("\"mqtt-password\""), PASSWORD_FILE),
+        key("password", Refused(NO_PASSWORD), Optional(""), ""),
+        key(
+            "prefix",
+            Text,
+            Default("\"weir\""),
+            "First part of each topic: PREFIX/NODE/cameras/NAME/events.",
+        ),
+        key("max_inflight", Int(1, 1_000), Default("100"), "Events sent and not yet acknowledged at a time."),
+    ],
+};
+
+static LOG: Table = Table {
+    doc: "The log, on standard error.",
+    keys: &[
+        key(
+            "format",
+            Word(&["auto", "human", "json", "journald"]),
+            Default("\"auto\""),
+            "auto: human on a terminal, journald under systemd, else json.",
+        ),
+        key(
+            "level",
+            Text,
+            Default("\"info\""),
+            "error, warn, info, debug or trace, or filters such as \"info,weir::stage=debug\".
+The environment variable WEIR_LOG overrides it.",
+        ),
+    ],
+};
+
+static SHUTDOWN: Table = Table {
+    doc: "Stopping.",
+    keys: &[key(
+        "grace_ms",
+        Int(100, 600_000),
+        Default("10000"),
+        "How long a stop may take before the process exits anyway.",
+    )],
+};
+
+const RTSP: &[&str] = &["rtsp", "rtsps"];
+
+static CAMERA: Table = Table {
+    doc: "A camera. The name is yours: a to z, 0 to 9, `_` and `-`, up to 64. Write one such table a camera.",
+    keys: &[
+        key(
+            "source",
+            Text,
+            Required("\"rtsp://192.0.2.10/stream1\""),
+            "rtsp://HOST[:PORT]/PATH, or rtsps:// for TLS
+file:PATH            a video file
+v4l2:/dev/videoN     a camera on USB
+pipeline:NAME        pipelines/NAME.pipe, a GStreamer description",
+        ),
+        key(
+            "transport",
+            Word(&["tcp", "udp", "auto"]),
+            Default("\"tcp\""),
+            "tcp: inside the RTSP connection. udp: datagrams. auto: UDP first, TCP when nothing arrives.",
+        )
+        .only(RTSP),
+        key(
+            "latency_ms",
+            Int(0, 10_000),
+            Default("100"),
+            "How long the jitter buffer may hold a packet back.",
+        )
+        .only(RTSP),
+        key(
+            "user",
+            Text,
+            Optional("\"viewer\""),
+            "The user; needs a password from one of the next two keys.",
+        )
+        .only(RTSP),
+        key("password_env", Text, Optional("\"PORCH_PASSWORD\""), PASSWORD_ENV).only(RTSP),
+        key("password_file", Text, Optional("\"porch-password\""), PASSWORD_FILE).only(RTSP),
+        key("password", Refused(NO_PASSWORD), Optional(""), "").only(RTSP),
+        key(
+            "tls_ca_file",
+            Text,
+            Optional("\"ca.pem\""),
+            "A PEM file with the CA to trust. When it is not written: the system's.",
+        )
+        .only(&["rtsps"]),
+        key(
+            "tls_insecure",
+            Bool,
+            Default("false"),
+            "true accepts any certificate: for self-signed ones in a closed network.",
+        )
+        .only(&["rtsps"]),
+        key("repeat", Bool, Default("true"), "Start over at the end.").only(&["file"]),
+        key("realtime", Bool, Default("true"), "false: as fast as it goes.").only(&["file"]),
+        key(
+            "params",
+            Params,
+            Optional("device = \"/dev/video0\""),
+            "Values for the {KEY} places in a pipeline's description.",
+        )
+        .only(&["pipeline"]),
+        key("ring_buffer_ms", Int(10, MAX_RING), Optional("300"), "As in [batcher], for this camera."),
+        key(
+            "drop_policy",
+            Word(&["oldest", "skip-frame"]),
+            Optional("\"skip-frame\""),
+            "As in [batcher], for this camera.",
+        ),
+        key(
+            "stall_ms",
+            Int(500, 600_000),
+            Default("3000"),
+            "A connected camera without a decoded frame for this long has failed and is connected anew.",
+        ),
+        key("zones", Named("zone", &ZONE), Optional("door"), ""),
+        key("lines", Named("line", &LINE), Optional("gate"), ""),
+    ],
+};
+
+static ZONE: Table = Table {
+    doc: "A region of the picture: who comes, who goes, who stays.",
+    keys: &[
+        key(
+            "polygon",
+            Points(3, 64),
+            Required("[[0.1, 0.5], [0.4, 0.5], [0.4, 1.0], [0.1, 1.0]]"),
+            "Corners in order, as fractions of the picture; [0, 0] is the top left.",
+        ),
+        key(
+            "dwell_ms",
+            Int(1, 86_400_000),
+            Optional("10000"),
+            "A track that stays this long causes `zone.dwell`. When it is not written: never.",
+        ),
+        key("classes", Texts, Default("[]"), "Labels that count; an empty list means all."),
+    ],
+};
+
+static LINE: Table = Table {
+    doc: "A line across the picture: who crosses it, and which way.",
+    keys: &[
+        key(
+            "ends",
+            Points(2, 2),
+            Required("[[0.0, 0.6], [1.0, 0.6]]"),
+            "Its two ends, as fractions of the picture.",
+        ),
+        key("classes", Texts, Default("[]"), "Labels that count; an empty list means all."),
+    ],
+};

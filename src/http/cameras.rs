@@ -1,0 +1,69 @@
+//! `/api/v1/cameras`: the [`Board`](crate::board::Board) as JSON.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use serde_json::{Map, Value, json};
+
+use super::{Shared, error};
+use crate::board::{Card, Link};
+use crate::frame::{CameraId, Fate};
+
+pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let cards = shared.api.board.cameras().iter().enumerate();
+    let cameras: Vec<Value> = cards.map(|(place, card)| render(&shared, place, card)).collect();
+    Json(json!({ "node": &*shared.api.node, "cameras": cameras }))
+}
+
+pub(super) async fn one(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
+    let found = shared.api.board.cameras().iter().enumerate().find(|(_, card)| *card.name == *name);
+    match found {
+        Some((place, card)) => Json(render(&shared, place, card)).into_response(),
+        None => error(
+            StatusCode::NOT_FOUND,
+            "no_such_camera",
+            format!("there is no camera {name:?}; /api/v1/cameras lists them"),
+        ),
+    }
+}
+
+fn render(shared: &Shared, place: usize, card: &Card) -> Value {
+    let counts = card.ledger.read();
+    let id = CameraId(u32::try_from(place).expect("cameras are numbered in 32 bits"));
+    let mut frames = Map::new();
+    frames.insert("in".into(), counts.frames_in.into());
+    frames.insert("in_flight".into(), counts.in_flight().into());
+    for fate in Fate::ALL {
+        frames.insert(fate.name().into(), counts.of(fate).into());
+    }
+    let latency = card
+        .latency(shared.api.clock.now())
+        .map(|p| json!({ "p50": p.p50.as_secs_f64() * 1e3, "p95": p.p95.as_secs_f64() * 1e3 }));
+    let mut camera = link(&card.link());
+    camera.insert("name".into(), json!(&*card.name));
+    camera.insert("frames".into(), frames.into());
+    camera.insert("fps_in".into(), json!(shared.rates.fps_in(id)));
+    camera.insert("latency_ms".into(), json!(latency));
+    camera.insert("tracks".into(), card.tracks.load(Relaxed).into());
+    camera.insert("attempts".into(), card.attempts.load(Relaxed).into());
+    camera.into()
+}
+
+/// The state of a connection, the same for the API and for MQTT's retained status: `state`, `since`, `reason`,
+/// `video`; what does not apply is null.
+pub(crate) fn link(link: &Link) -> Map<String, Value> {
+    let (since, reason, video) = match link {
+        Link::Connecting => (None, None, None),
+        Link::Online { video, since } => (Some(since), None, Some(video)),
+        Link::Offline { reason, since } => (Some(since), Some(reason), None),
+    };
+    let mut map = Map::new();
+    map.insert("state".into(), link.name().into());
+    map.insert("since".into(), json!(since.map(|wall| wall.rfc3339())));
+    map.insert("reason".into(), json!(reason));
+    map.insert("video".into(), json!(video));
+    map
+}

@@ -1,0 +1,277 @@
+//! The HTTP interface: health, metrics, cameras, event history and the event stream.
+//!
+//! [`bind`] comes before anything else starts, so that a port in use stops the daemon at once; [`serve`] runs
+//! until it is stopped. Everything here reads; nothing here can slow a camera down.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/healthz` | 200 while every stage makes progress, else 503 |
+//! | `/readyz` | 200 once the daemon is ready, else 503 with what is missing |
+//! | `/metrics` | Prometheus text |
+//! | `/api/v1/cameras[/NAME]` | state of the cameras |
+//! | `/api/v1/events?after=SEQ&limit=N&camera=NAME&kind=KIND` | history |
+//! | `/api/v1/events/stream?after=SEQ&camera=NAME&kind=KIND` | server-sent events |
+//!
+//! Every error is JSON: `{"error": {"code": "…", "message": "…"}}`.
+
+mod cameras;
+mod conn;
+mod events;
+mod rates;
+mod sse;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Json, Response};
+use axum::routing::get;
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use crate::board::Board;
+use crate::clock::Clock;
+use crate::fault::{Fault, Who};
+use crate::metrics;
+use crate::outbox::Outbox;
+use crate::stop::Stop;
+
+/// Asked by a health check; answers what is wrong, nothing when all is well. Must not block.
+pub type Probe = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
+/// What the routes read.
+#[derive(Clone)]
+pub struct Api {
+    /// `[node] name`.
+    pub node: Arc<str>,
+    /// The cameras.
+    pub board: Arc<Board>,
+    /// The events.
+    pub outbox: Arc<Outbox>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The metrics page.
+    pub metrics: metrics::Exporter,
+    /// What is missing before the daemon is ready.
+    pub missing: Probe,
+    /// Stages that make no progress.
+    pub stuck: Probe,
+    /// What a client may use.
+    pub limits: Limits,
+}
+
+/// What clients may use before they are refused or cut off.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Subscribers to the event stream at a time; one more gets 503 with `Retry-After`.
+    pub sse_clients: usize,
+    /// A comment this often on a quiet event stream.
+    pub sse_heartbeat: Duration,
+    /// Connections besides the event stream's; one more waits in the kernel's queue.
+    pub connections: usize,
+    /// A connection that sends no whole request head for this long is closed.
+    pub header_read: Duration,
+    /// A connection that takes no byte of its answer for this long is closed.
+    pub write_stall: Duration,
+    /// How long answers under way may take after the stop signal.
+    pub grace: Duration,
+}
+
+impl Limits {
+    /// As configured, with the constants that nobody needed to configure yet.
+    pub fn new(http: &crate::config::Http) -> Self {
+        Limits {
+            sse_clients: http.max_sse_clients,
+            sse_heartbeat: http.sse_heartbeat,
+            connections: 256,
+            header_read: Duration::from_secs(10),
+            write_stall: Duration::from_secs(10),
+            grace: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Opens the port.
+///
+/// # Errors
+/// The address is in use, not ours, or needs a privilege: the message names it and the remedy.
+pub fn bind(address: SocketAddr) -> Result<TcpListener, Fault> {
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|error| {
+        use std::io::ErrorKind as E;
+        let fault = |reason, why: &str| {
+            Fault::new(Who::Config, reason, format!("[http] bind = \"{address}\": {why}"))
+        };
+        match error.kind() {
+            E::AddrInUse => fault("port_in_use", "another process already listens there").remedy(format!(
+                "stop it (`ss -ltnp 'sport = :{}'` shows it) or set [http] bind to a free port",
+                address.port()
+            )),
+            E::AddrNotAvailable => fault("bind", "this machine has no such address").remedy(
+                "use an address of this machine, 127.0.0.1 for local use or 0.0.0.0 for every interface",
+            ),
+            E::PermissionDenied => fault("bind", "ports below 1024 need a privilege")
+                .remedy("use a port from 1024 on, or give the service CAP_NET_BIND_SERVICE"),
+            _ => fault("bind", &error.to_string()),
+        }
+    })
+}
+
+/// Serves until the stop signal; then event streams end, and answers under way get [`Limits::grace`].
+///
+/// # Errors
+/// The listener cannot be used on this runtime: a bug.
+pub async fn serve(listener: TcpListener, api: Api, stop: Stop) -> Result<(), Fault> {
+    let listener = tokio::net::TcpListener::from_std(listener)
+        .map_err(|e| Fault::new(Who::Bug, "listener", format!("the HTTP listener cannot be polled: {e}")))?;
+    let limits = api.limits;
+    let metrics = api.metrics.clone();
+    let shared = Arc::new(Shared::new(api, stop.clone()));
+    let router = router(Arc::clone(&shared));
+    let upkeep = async {
+        let mut every = tokio::time::interval(rates::INTERVAL);
+        loop {
+            every.tick().await;
+            shared.rates.note(shared.api.clock.now(), &shared.api.board);
+            metrics.upkeep();
+        }
+    };
+    tokio::select! {
+        () = conn::accept(listener, router, limits, stop) => {}
+        () = upkeep => {}
+    }
+    Ok(())
+}
+
+/// [`Api`] and what the routes keep between requests.
+struct Shared {
+    api: Api,
+    gauges: metrics::BoardGauges,
+    rates: rates::Rates,
+    sse: metrics::Sse,
+    sse_permits: Arc<Semaphore>,
+    stop: Stop,
+}
+
+impl Shared {
+    fn new(api: Api, stop: Stop) -> Self {
+        Shared {
+            gauges: metrics::BoardGauges::new(Arc::clone(&api.board)),
+            rates: rates::Rates::default(),
+            sse: metrics::Sse::new(),
+            sse_permits: Arc::new(Semaphore::new(api.limits.sse_clients)),
+            stop,
+            api,
+        }
+    }
+}
+
+fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_page))
+        .route("/api/v1/cameras", get(cameras::list))
+        .route("/api/v1/cameras/{name}", get(cameras::one))
+        .route("/api/v1/events", get(events::history))
+        .route("/api/v1/events/stream", get(sse::stream))
+        .fallback(|uri: axum::http::Uri| async move {
+            error(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                format!("there is nothing at {}; / lists what there is", uri.path()),
+            )
+        })
+        .method_not_allowed_fallback(|method: axum::http::Method| async move {
+            error(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                format!("{method} is not possible here; use GET"),
+            )
+        })
+        // No route reads a body yet; one that will inherits this.
+        .layer(DefaultBodyLimit::max(64 * 1024))
+        .with_state(shared)
+}
+
+/// An error answer.
+fn error(status: StatusCode, code: &str, message: impl Into<String>) -> Response {
+    (status, Json(json!({ "error": { "code": code, "message": message.into() } }))).into_response()
+}
+
+async fn index(State(shared): State<Arc<Shared>>) -> Html<String> {
+    let node = escape(&shared.api.node);
+    Html(format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>weir · {node}</title>\
+         <h1>weir · {node}</h1><ul>\
+         <li><a href=\"/api/v1/cameras\">/api/v1/cameras</a> · state of every camera; /api/v1/cameras/NAME for one\
+         <li><a href=\"/api/v1/events\">/api/v1/events</a>?after=SEQ&amp;limit=N&amp;camera=NAME&amp;kind=KIND · history\
+         <li><a href=\"/api/v1/events/stream\">/api/v1/events/stream</a>?camera=NAME&amp;kind=KIND · server-sent events\
+         <li><a href=\"/metrics\">/metrics</a> · for Prometheus\
+         <li><a href=\"/healthz\">/healthz</a> · is it alive\
+         <li><a href=\"/readyz\">/readyz</a> · is it ready</ul>\n"
+    ))
+}
+
+/// A node's name may be the host's, which we did not check.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
+}
+
+async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
+    let stuck = (shared.api.stuck)();
+    let (status, word) =
+        if stuck.is_empty() { (StatusCode::OK, "alive") } else { (StatusCode::SERVICE_UNAVAILABLE, "stuck") };
+    (status, Json(json!({ "status": word, "stuck": stuck }))).into_response()
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let missing = (shared.api.missing)();
+    let (status, word) = if missing.is_empty() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+    };
+    (status, Json(json!({ "status": word, "missing": missing }))).into_response()
+}
+
+async fn metrics_page(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    let page = shared.api.metrics.render(&shared.gauges, &shared.api.outbox);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_names_the_address_and_the_remedy() {
+        let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = first.local_addr().unwrap();
+        let fault = bind(address).unwrap_err();
+        assert_eq!((fault.who, fault.reason), (Who::Config, "port_in_use"));
+        assert_eq!(
+            fault.to_string(),
+            format!(
+                "[http] bind = \"{address}\": another process already listens there\n  help: stop it \
+                 (`ss -ltnp 'sport = :{}'` shows it) or set [http] bind to a free port",
+                address.port()
+            )
+        );
+    }
+
+    #[test]
+    fn an_address_that_is_not_ours_is_named() {
+        // TEST-NET-1 (RFC 5737): no machine has it.
+        let fault = bind("192.0.2.1:8080".parse().unwrap()).unwrap_err();
+        assert!(fault.message.contains("192.0.2.1:8080"), "{fault}");
+        assert_eq!(fault.who, Who::Config);
+    }
+}

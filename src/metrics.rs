@@ -1,0 +1,358 @@
+//! Every metric name and label. Stages get small typed handles from here, resolved once; nothing else in the
+//! program calls the `metrics` macros.
+//!
+//! [`install`] comes before everything that makes a handle: a handle made earlier counts nothing.
+//!
+//! | metric | type | from |
+//! |---|---|---|
+//! | `weir_frames_in_total{camera}`, `weir_frames_total{camera,fate}` | counter | the [`Board`]'s ledger |
+//! | `weir_queue_frames{camera}`, `weir_camera_online{camera}` | gauge | the [`Board`] |
+//! | `weir_camera_attempts_total{camera}` | counter | the [`Board`] |
+//! | `weir_stage_seconds{stage}` | histogram | [`stage`] |
+//! | `weir_event_latency_seconds{camera}` | histogram | [`event_latency`] |
+//! | `weir_batch_frames`, `weir_batch_wait_seconds` | histogram | [`batch_frames`], [`batch_wait`] |
+//! | `weir_engine_busy_seconds_total` | counter | [`engine_busy`] |
+//! | `weir_events_total{kind}` | counter | the outbox |
+//! | `weir_outbox_backlog_events{sink}` | gauge | the outbox's cursors |
+//! | `weir_outbox_lost_events_total{sink}` | counter | readers that were too slow |
+//! | `weir_sse_clients`, `weir_sse_dropped_total` | gauge, counter | `http/sse.rs` |
+//! | `weir_mqtt_connected`, `weir_mqtt_publishes_total{result}`, `weir_mqtt_errors_total{reason}` | | `sink/mqtt.rs` |
+//! | `weir_build_info{version}` | gauge | always 1 |
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::board::{Board, Card, Link};
+use crate::event::Kind;
+use crate::fault::{Fault, Who};
+use crate::frame::Fate;
+use crate::outbox::Outbox;
+
+/// From a table lookup to a second of a hung engine.
+const STAGE_SECONDS: [f64; 14] =
+    [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+/// 5 ms to 5 s, finest where the service objective usually lies.
+const LATENCY_SECONDS: [f64; 13] =
+    [0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// The engine's ladder of batch shapes.
+const BATCH_FRAMES: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
+/// A batch waits up to `max_wait_ms`, usually tens of milliseconds.
+const WAIT_SECONDS: [f64; 9] = [1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25];
+
+/// Nanoseconds of engine work. Apart from the recorder, whose counters hold whole numbers only.
+static ENGINE_BUSY: AtomicU64 = AtomicU64::new(0);
+
+/// Renders `/metrics`.
+#[derive(Clone)]
+pub struct Exporter(PrometheusHandle);
+
+/// Installs the process's recorder. Later calls get the same one.
+///
+/// # Errors
+/// Something else in this process has installed a recorder: a bug.
+pub fn install() -> Result<Exporter, Fault> {
+    static INSTALLED: OnceLock<Result<Exporter, String>> = OnceLock::new();
+    let exporter = INSTALLED.get_or_init(|| {
+        let buckets = [
+            ("weir_stage_seconds", STAGE_SECONDS.as_slice()),
+            ("weir_event_latency_seconds", &LATENCY_SECONDS),
+            ("weir_batch_frames", &BATCH_FRAMES),
+            ("weir_batch_wait_seconds", &WAIT_SECONDS),
+        ];
+        let mut builder = PrometheusBuilder::new();
+        for (name, bounds) in buckets {
+            builder = builder
+                .set_buckets_for_metric(Matcher::Full(name.to_owned()), bounds)
+                .map_err(|e| e.to_string())?;
+        }
+        let handle = builder.install_recorder().map_err(|e| e.to_string())?;
+        describe();
+        gauge!("weir_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        Ok(Exporter(handle))
+    });
+    exporter
+        .clone()
+        .map_err(|e| Fault::new(Who::Bug, "metrics", format!("cannot install the metrics recorder: {e}")))
+}
+
+fn describe() {
+    use metrics::{describe_counter as c, describe_gauge as g, describe_histogram as h};
+    c!("weir_frames_in_total", Unit::Count, "Frames that came in.");
+    c!("weir_frames_total", Unit::Count, "Frames by what became of them; each has exactly one fate.");
+    g!("weir_queue_frames", Unit::Count, "Frames that wait, are in the engine or are being analysed.");
+    g!("weir_camera_online", Unit::Count, "1 while decoded frames arrive, else 0.");
+    c!("weir_camera_attempts_total", Unit::Count, "Pipelines built, the first attempt included.");
+    h!("weir_stage_seconds", Unit::Seconds, "Time that a stage works on one item.");
+    h!("weir_event_latency_seconds", Unit::Seconds, "From a picture's arrival to its events.");
+    h!("weir_batch_frames", Unit::Count, "Frames in a batch.");
+    h!("weir_batch_wait_seconds", Unit::Seconds, "How long the oldest frame of a batch waited for company.");
+    c!("weir_events_total", Unit::Count, "Events by kind.");
+    g!("weir_outbox_backlog_events", Unit::Count, "Events that a sink has not taken yet.");
+    c!("weir_outbox_lost_events_total", Unit::Count, "Events that left the log before a sink took them.");
+    g!("weir_sse_clients", Unit::Count, "Clients of the event stream.");
+    c!(
+        "weir_sse_dropped_total",
+        Unit::Count,
+        "Clients of the event stream that were cut off because they stopped reading."
+    );
+    g!("weir_mqtt_connected", Unit::Count, "1 while the broker has accepted us, else 0.");
+    c!("weir_mqtt_publishes_total", Unit::Count, "Messages that the broker has answered, by its answer.");
+    c!("weir_mqtt_errors_total", Unit::Count, "Lost or failed connections to the broker, by reason.");
+    g!("weir_build_info", Unit::Count, "Always 1; the labels say what runs.");
+}
+
+impl Exporter {
+    /// The text exposition format 0.0.4. Board and outbox are read now, so that the page agrees with the API.
+    pub fn render(&self, board: &BoardGauges, outbox: &Outbox) -> String {
+        board.copy();
+        for (sink, behind) in outbox.backlogs() {
+            gauge!("weir_outbox_backlog_events", "sink" => sink).set(behind as f64);
+        }
+        let mut page = self.0.render();
+        let busy = Duration::from_nanos(ENGINE_BUSY.load(Relaxed)).as_secs_f64();
+        // Writing into a String cannot fail.
+        let _ = write!(
+            page,
+            "# HELP weir_engine_busy_seconds_total Time that the engine spent running batches.\n\
+             # TYPE weir_engine_busy_seconds_total counter\n\
+             weir_engine_busy_seconds_total {busy}\n"
+        );
+        page
+    }
+
+    /// Folds recorded samples into their buckets. Without it they pile up while nobody scrapes: call it every few
+    /// seconds.
+    pub fn upkeep(&self) {
+        self.0.run_upkeep();
+    }
+}
+
+/// The handles that mirror a [`Board`].
+pub struct BoardGauges {
+    board: Arc<Board>,
+    cameras: Vec<CameraHandles>,
+}
+
+struct CameraHandles {
+    frames_in: Counter,
+    fates: [Counter; Fate::ALL.len()],
+    queue: Gauge,
+    online: Gauge,
+    attempts: Counter,
+}
+
+impl BoardGauges {
+    /// Handles for every camera of the board.
+    pub fn new(board: Arc<Board>) -> Self {
+        let cameras = board.cameras().iter().map(CameraHandles::new).collect();
+        BoardGauges { board, cameras }
+    }
+
+    fn copy(&self) {
+        for (card, handles) in self.board.cameras().iter().zip(&self.cameras) {
+            handles.copy(card);
+        }
+    }
+}
+
+impl CameraHandles {
+    fn new(card: &Card) -> Self {
+        let camera = || card.name.to_string();
+        CameraHandles {
+            frames_in: counter!("weir_frames_in_total", "camera" => camera()),
+            fates: Fate::ALL
+                .map(|fate| counter!("weir_frames_total", "camera" => camera(), "fate" => fate.name())),
+            queue: gauge!("weir_queue_frames", "camera" => camera()),
+            online: gauge!("weir_camera_online", "camera" => camera()),
+            attempts: counter!("weir_camera_attempts_total", "camera" => camera()),
+        }
+    }
+
+    fn copy(&self, card: &Card) {
+        let counts = card.ledger.read();
+        self.frames_in.absolute(counts.frames_in);
+        for (counter, fate) in self.fates.iter().zip(Fate::ALL) {
+            counter.absolute(counts.of(fate));
+        }
+        self.queue.set(counts.in_flight() as f64);
+        self.online.set(f64::from(matches!(card.link(), Link::Online { .. })));
+        self.attempts.absolute(card.attempts.load(Relaxed));
+    }
+}
+
+/// Records durations into one histogram.
+#[derive(Clone)]
+pub struct Timer(Histogram);
+
+impl Timer {
+    /// One more.
+    pub fn record(&self, took: Duration) {
+        self.0.record(took.as_secs_f64());
+    }
+}
+
+/// How long `stage` works on one item; the name is that of the stage's file and thread.
+pub fn stage(stage: &'static str) -> Timer {
+    Timer(histogram!("weir_stage_seconds", "stage" => stage))
+}
+
+/// From a picture's arrival to its events, for one camera.
+pub fn event_latency(camera: &str) -> Timer {
+    Timer(histogram!("weir_event_latency_seconds", "camera" => camera.to_owned()))
+}
+
+/// How long the oldest frame of a batch waited for company.
+pub fn batch_wait() -> Timer {
+    Timer(histogram!("weir_batch_wait_seconds"))
+}
+
+/// Records the sizes of batches.
+#[derive(Clone)]
+pub struct Sizes(Histogram);
+
+impl Sizes {
+    /// One more batch of so many frames.
+    pub fn record(&self, frames: usize) {
+        self.0.record(frames as f64);
+    }
+}
+
+/// Frames in a batch.
+pub fn batch_frames() -> Sizes {
+    Sizes(histogram!("weir_batch_frames"))
+}
+
+/// The engine has worked for so long.
+pub fn engine_busy(took: Duration) {
+    ENGINE_BUSY.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+}
+
+/// Events by kind.
+pub(crate) struct ByKind([Counter; Kind::ALL.len()]);
+
+impl ByKind {
+    pub(crate) fn new() -> Self {
+        ByKind(Kind::ALL.map(|kind| counter!("weir_events_total", "kind" => kind.name())))
+    }
+
+    pub(crate) fn count(&self, kind: Kind) {
+        self.0[kind as usize].increment(1);
+    }
+}
+
+/// Events that left the log before `sink` took them.
+pub(crate) fn outbox_lost(sink: &'static str) -> Counter {
+    counter!("weir_outbox_lost_events_total", "sink" => sink)
+}
+
+/// What the event stream counts.
+#[derive(Clone)]
+pub(crate) struct Sse {
+    pub(crate) clients: Gauge,
+    pub(crate) dropped: Counter,
+}
+
+impl Sse {
+    pub(crate) fn new() -> Self {
+        Sse { clients: gauge!("weir_sse_clients"), dropped: counter!("weir_sse_dropped_total") }
+    }
+}
+
+/// What the MQTT sink counts.
+pub(crate) struct Mqtt {
+    pub(crate) connected: Gauge,
+    pub(crate) acked: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) lost: Counter,
+}
+
+impl Mqtt {
+    pub(crate) fn new() -> Self {
+        Mqtt {
+            connected: gauge!("weir_mqtt_connected"),
+            acked: counter!("weir_mqtt_publishes_total", "result" => "acked"),
+            refused: counter!("weir_mqtt_publishes_total", "result" => "refused"),
+            lost: outbox_lost("mqtt"),
+        }
+    }
+
+    /// A connection was lost or could not be made. Rare, so that the lookup does not matter.
+    pub(crate) fn error(&self, reason: &'static str) {
+        counter!("weir_mqtt_errors_total", "reason" => reason).increment(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::frame::CameraId;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    fn page() -> String {
+        let exporter = install().unwrap();
+        let board = Arc::new(Board::new(["door".into()]));
+        let gauges = BoardGauges::new(Arc::clone(&board));
+        let card = board.camera(CameraId(0));
+        for _ in 0..3 {
+            card.ledger.admit();
+        }
+        card.ledger.settle(Fate::Inferred);
+        card.ledger.settle(Fate::Stale);
+        stage("infer").record(Duration::from_millis(30));
+        event_latency("door").record(Duration::from_millis(60));
+        batch_frames().record(4);
+        batch_wait().record(Duration::from_millis(7));
+        engine_busy(Duration::from_millis(1_500));
+        let mqtt = Mqtt::new();
+        mqtt.error("refused");
+        (mqtt.connected.set(0.0), mqtt.acked.increment(1), mqtt.refused.absolute(0), mqtt.lost.absolute(0));
+        let sse = Sse::new();
+        (sse.clients.set(0.0), sse.dropped.absolute(0));
+        let outbox = Outbox::new("node".into(), 10, Arc::new(ManualClock::new()));
+        outbox.cursor("mqtt");
+        exporter.render(&gauges, &outbox)
+    }
+
+    #[test]
+    fn the_page_agrees_with_the_ledger() {
+        let page = page();
+        for line in [
+            "weir_frames_in_total{camera=\"door\"} 3",
+            "weir_frames_total{camera=\"door\",fate=\"inferred\"} 1",
+            "weir_frames_total{camera=\"door\",fate=\"stale\"} 1",
+            "weir_frames_total{camera=\"door\",fate=\"failed\"} 0",
+            "weir_queue_frames{camera=\"door\"} 1",
+            "weir_camera_online{camera=\"door\"} 0",
+            "weir_stage_seconds_bucket{stage=\"infer\",le=\"0.05\"}",
+            "weir_outbox_backlog_events{sink=\"mqtt\"} 0",
+        ] {
+            assert!(page.lines().any(|l| l.starts_with(line)), "no `{line}` in\n{page}");
+        }
+    }
+
+    #[test]
+    fn promtool_finds_nothing_to_say() {
+        let Ok(mut tool) = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+        else {
+            println!("SKIPPED: no promtool (Debian package `prometheus`).");
+            return;
+        };
+        tool.stdin.take().unwrap().write_all(page().as_bytes()).unwrap();
+        let out = tool.wait_with_output().unwrap();
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        assert!(out.status.success() && said.trim().is_empty(), "{said}");
+    }
+}
