@@ -574,6 +574,26 @@ mod tests {
             prop_assert!(seen >= 8);
         }
 
+        /// Told that a camera went offline, the others do not wait for the frame that it owes.
+        #[test]
+        fn nobody_waits_for_an_offline_camera(owes in 2u64..30, frames in 2u64..20) {
+            let mut batcher = Batcher::new(Settings { max_batch_frames: 8, max_wait: ms(30) });
+            let settings = CameraSettings { ring: ms(300), max_frames: 4, drop_policy: DropPolicy::Oldest };
+            (0..2).for_each(|id| batcher.add_camera(CameraId(id), settings.clone()));
+            let key = |camera, seq| FrameKey { camera: CameraId(camera), seq };
+            let mut batch = Vec::new();
+            for seq in 0..frames {
+                batcher.push(Tick::from_millis(seq * 33), key(0, seq), ());
+                prop_assert_eq!(batcher.poll(Tick::from_millis(seq * 33), 8, &mut batch), Step::Send);
+            }
+            let now = Tick::from_millis(frames * 33 - owes);
+            batcher.push(now, key(1, 0), ());
+            prop_assert!(matches!(batcher.poll(now, 8, &mut batch), Step::WaitUntil(_)));
+            batcher.offline(CameraId(0));
+            prop_assert_eq!(batcher.poll(now, 8, &mut batch), Step::Send);
+            prop_assert_eq!(batcher.poll(now, 8, &mut batch), Step::Idle);
+        }
+
         /// Cameras whose frames come within `max_wait` of each other share a batch.
         #[test]
         fn a_camera_about_to_deliver_is_waited_for(phases in prop::collection::vec(0u64..28, 2..8)) {
