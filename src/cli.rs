@@ -113,10 +113,7 @@ fn dispatch(command: Command) -> ExitCode {
     match command {
         Command::Check { file } => check(&file),
         Command::Config(ConfigCommand::Reference) => print(&config::reference()),
-        Command::Config(ConfigCommand::Schema) => {
-            let schema = schemars::schema_for!(crate::event::Event);
-            print(&format!("{:#}\n", schema.as_value()))
-        }
+        Command::Config(ConfigCommand::Schema) => print(&format!("{:#}\n", crate::event::schema())),
     }
 }
 
