@@ -146,6 +146,17 @@ impl Manifest {
         Self::parse(&text, &path.display().to_string())
     }
 
+    /// The same with all problems in one fault, for callers that stop at the first.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    pub fn load_one_fault(path: &Path) -> Result<Manifest, Fault> {
+        Self::load(path).map_err(|faults| {
+            let all = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+            fault(all)
+        })
+    }
+
     /// The same from text; `origin` names it in faults.
     pub fn parse(text: &str, origin: &str) -> Result<Manifest, Vec<Fault>> {
         let file: File = toml::from_str(text).map_err(|e| {
@@ -239,10 +250,19 @@ pub fn sha256(path: &Path) -> std::io::Result<String> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect()),
+            0 => return Ok(hex(&hash.finalize())),
             n => hash.update(&buffer[..n]),
         }
     }
+}
+
+/// The SHA-256 of bytes in memory.
+pub fn sha256_of(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn fault(message: String) -> Fault {

@@ -1,8 +1,14 @@
-//! Models: what a manifest says of one ([`manifest`], [`spec`]), and tools for `.onnx` files.
+//! Models: what a manifest says of one ([`manifest`], [`spec`]), and tools for `.onnx` files ([`inspect`], [`prepare`],
+//! [`tfjs`]).
 //!
-//! Nothing here runs a network: that is the device's part.
+//! Running a network is the device's part; only [`prepare`] asks it to, for a proof.
+pub mod batch;
+pub mod file;
+pub mod guess;
+pub mod inspect;
 pub mod labels;
 pub mod manifest;
 pub mod onnx;
+pub mod prepare;
 pub mod spec;
 pub mod tfjs;

@@ -19,7 +19,7 @@ use std::path::Path;
 
 use prost::Message;
 
-use super::manifest::{Manifest, Recipe};
+use super::manifest::{Manifest, Recipe, sha256_of};
 use crate::fault::{Fault, Who};
 use build::Builder;
 use ops::Op;
@@ -42,6 +42,28 @@ pub fn convert(manifest: &Manifest, from: &Path) -> Result<Vec<u8>, Fault> {
         fault(format!("cannot convert {}: {e}", path.display()))
             .remedy("check [source.convert] in the model.toml")
     })
+}
+
+/// The same, written to `out` if it is what the manifest's `sha256` names.
+///
+/// # Errors
+/// When the files cannot be converted, or the result is another than the manifest names: then the files are not those of
+/// the manifest, or the converter has changed.
+pub fn convert_to(manifest: &Manifest, from: &Path, out: &Path) -> Result<(), Fault> {
+    let bytes = convert(manifest, from)?;
+    let (have, want) = (sha256_of(&bytes), manifest.source.as_ref().and_then(|s| s.sha256.as_deref()));
+    if want.is_some_and(|want| want != have) {
+        let message = format!(
+            "the model converted from {} has the SHA-256 {have}, but the manifest of `{}` names {}",
+            from.display(),
+            manifest.spec.name,
+            want.unwrap_or_default()
+        );
+        return Err(Fault::new(Who::Config, "model_hash", message).remedy(
+            "the files are not those of [source], or the converter changed: check, then pin the new hash",
+        ));
+    }
+    super::prepare::write(out, &bytes)
 }
 
 fn translate(graph: &Graph, recipe: &Recipe) -> Result<Vec<u8>, String> {
