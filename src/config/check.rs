@@ -157,7 +157,7 @@ fn model(check: &mut Check<'_>, section: &Section) -> Option<Model> {
                 } else {
                     check.problems.error(at, "there is no model").label("in this table")
                 };
-                problem.help("add name = \"ssdlite-mobilenet-v2\" to [model], or path = \"FILE.onnx\"");
+                problem.help("add name = \"coco-ssd\" to [model], or path = \"FILE.onnx\"");
             }
             return None;
         }

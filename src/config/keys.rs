@@ -53,7 +53,7 @@ static MODEL: Table = Table {
         key(
             "name",
             Text,
-            Optional("\"ssdlite-mobilenet-v2\""),
+            Optional("\"coco-ssd\""),
             "A model by name. DIR/NAME/model.toml in one of `dirs` describes it; its weights are
 DIR/NAME/NAME.onnx, or models/NAME.onnx in $WEIR_CACHE or ~/.cache/weir.",
         ),
