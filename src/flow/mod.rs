@@ -6,5 +6,3 @@ pub mod batch;
 mod interval;
 pub mod retry;
 pub mod ring;
-#[cfg(test)]
-mod sim;
