@@ -1,5 +1,7 @@
 //! Events over a real broker and a real HTTP client: whole, in order, at least once, whatever dies in between.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 #[path = "support/broker.rs"]
 mod broker;
 #[path = "support/net.rs"]

@@ -1,5 +1,7 @@
 //! The HTTP interface, by a real client: what it says, and what it refuses.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 #[path = "support/net.rs"]
 mod net;
 #[path = "support/wait.rs"]

@@ -1,4 +1,5 @@
 //! A real mosquitto on a free loopback port, a subscriber, and a gate in front of the broker.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "in a test, a panic is the report")]
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -81,7 +82,7 @@ impl Drop for Broker {
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
             let newest: Vec<&str> = log.lines().rev().take(40).collect();
-            eprintln!("mosquitto's last words, newest first:\n{}", newest.join("\n"));
+            println!("mosquitto's last words, newest first:\n{}", newest.join("\n"));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The daemon's network side on its own: a real outbox, HTTP server and MQTT sink on a runtime like the daemon's,
 //! without cameras or engine.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::io::{BufRead, BufReader};
