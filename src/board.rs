@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::{Map, Value, json};
+
 use crate::clock::{Tick, Wall};
 use crate::event::{Reason, Video};
 use crate::frame::{CameraId, Fate};
@@ -117,6 +119,22 @@ impl Link {
             Link::Online { .. } => "online",
             Link::Offline { .. } => "offline",
         }
+    }
+
+    /// The same for the API and for MQTT's retained status: `state`, `since` (RFC 3339), `reason`, `video`;
+    /// what does not apply is null.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let (since, reason, video) = match self {
+            Link::Connecting => (None, None, None),
+            Link::Online { video, since } => (Some(since), None, Some(video)),
+            Link::Offline { reason, since } => (Some(since), Some(reason), None),
+        };
+        let mut map = Map::new();
+        map.insert("state".into(), self.name().into());
+        map.insert("since".into(), json!(since.map(|wall| wall.rfc3339())));
+        map.insert("reason".into(), json!(reason));
+        map.insert("video".into(), json!(video));
+        map
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line: what may be written, what it says, and which function does it.
 //!
-//! The functions live where their subject is; nothing is computed here.
+//! What a command does is in [`crate::commands`]; nothing is computed here.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config, Env, System};
+use crate::{commands, tryout};
 
 /// Exit codes: the last two are those of BSD's sysexits.h.
 pub mod exit {
@@ -62,19 +63,88 @@ Start here:
 /// A command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check a configuration and everything that it names
+    /// Run the daemon until SIGTERM or Ctrl-C
     ///
-    /// Reports every problem at once, with its line and a remedy, and ends with 78 if there is one. Opens no
-    /// camera and loads no model.
-    #[command(after_long_help = "Example:\n  weir check -c /etc/weir/weir.toml")]
-    Check {
+    /// Tells systemd when it is ready (Type=notify). A second signal exits at once.
+    #[command(
+        after_long_help = "Example:\n  weir run -c /etc/weir/weir.toml\n  curl -N http://127.0.0.1:8080/api/v1/events/stream"
+    )]
+    Run {
         /// Which one.
         #[command(flatten)]
         file: ConfigFile,
     },
+    /// Check a configuration and everything that it names
+    ///
+    /// Reports every problem at once, with its line and a remedy, and ends with 78 if there is one. Opens no
+    /// camera and loads no model, unless --live is given.
+    #[command(after_long_help = "Example:\n  weir check -c /etc/weir/weir.toml --live")]
+    Check {
+        /// Which one.
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Also open each camera and say what it delivers; ends with 1 if one does not
+        #[arg(long)]
+        live: bool,
+    },
+    /// Run a model on a video and print what it sees
+    ///
+    /// Frame by frame through the daemon's own decoder, preprocessing and detector; nothing is batched, dropped or tracked.
+    #[command(
+        after_long_help = "Examples:\n  weir try --model coco-ssd file:clip.mp4 --frames 100\n  weir try --model ./yolo.onnx file:clip.mp4 --format jsonl\n  weir try --model coco-ssd rtsp://camera/stream"
+    )]
+    Try(TryArgs),
+    /// Look into, prepare and convert model files
+    #[command(subcommand)]
+    Model(ModelCommand),
     /// Print what weir reads and writes
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+/// `weir try …`.
+#[derive(Debug, clap::Args)]
+pub struct TryArgs {
+    /// A model by name, or an .onnx file with its model.toml beside it
+    #[arg(long, value_name = "NAME|FILE")]
+    pub model: String,
+    /// The model.toml, when it is not beside the .onnx file
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<String>,
+    /// Where models are searched by name
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    pub models: String,
+    /// As `source` of a camera: file:PATH, rtsp://…, v4l2:/dev/video0
+    pub source: String,
+    /// Stop after so many frames; 0: at the end of the video
+    #[arg(long, default_value_t = 0)]
+    pub frames: u64,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = tryout::Format::Text)]
+    pub format: tryout::Format,
+    /// Print detections from this score on, 0 to 1
+    #[arg(long, default_value_t = 0.3)]
+    pub min_score: f32,
+}
+
+/// `weir model …`.
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Convert a TensorFlow.js graph model to ONNX, by the recipe in its model.toml
+    #[command(
+        after_long_help = "Example:\n  weir model convert --manifest models/coco-ssd/model.toml --from package/models/coco-ssd -o coco-ssd.onnx"
+    )]
+    Convert {
+        /// The model.toml with the recipe
+        #[arg(long, value_name = "FILE")]
+        manifest: PathBuf,
+        /// The folder with model.json and its shards
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+        /// The .onnx to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
 }
 
 /// Which configuration.
@@ -111,22 +181,14 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> ExitCode {
     match command {
-        Command::Check { file } => check(&file),
+        Command::Run { file } => commands::run(&file),
+        Command::Check { file, live } => commands::check(&file, live),
+        Command::Try(args) => commands::try_model(&args),
+        Command::Model(ModelCommand::Convert { manifest, from, output }) => {
+            commands::convert(&manifest, &from, &output)
+        }
         Command::Config(ConfigCommand::Reference) => print(&config::reference()),
-        Command::Config(ConfigCommand::Schema) => {
-            let schema = schemars::schema_for!(crate::event::Event);
-            print(&format!("{:#}\n", schema.as_value()))
-        }
-    }
-}
-
-fn check(file: &ConfigFile) -> ExitCode {
-    match load(file) {
-        Ok(config) => {
-            let cameras = config.cameras.len();
-            print(&format!("good: {cameras} camera{}\n", if cameras == 1 { "" } else { "s" }))
-        }
-        Err(code) => code,
+        Command::Config(ConfigCommand::Schema) => print(&format!("{:#}\n", crate::event::schema())),
     }
 }
 
@@ -136,10 +198,18 @@ fn check(file: &ConfigFile) -> ExitCode {
 /// The exit code for a configuration that cannot be used.
 pub fn load(file: &ConfigFile) -> Result<Config, ExitCode> {
     let path = file.config.clone().unwrap_or_else(|| default_file(&System));
+    load_from(&path, &System)
+}
+
+/// The same from anywhere.
+///
+/// # Errors
+/// The exit code for a configuration that cannot be used.
+pub fn load_from(path: &Path, env: &dyn Env) -> Result<Config, ExitCode> {
     let mut stderr = io::stderr().lock();
     let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // A closed standard error must not keep the daemon from starting.
-    match Config::load(&path, &System) {
+    match Config::load(path, env) {
         Ok((config, warnings)) => {
             for warning in warnings {
                 let _ = writeln!(stderr, "{}", warning.render(colour));
@@ -160,7 +230,7 @@ fn default_file(env: &dyn Env) -> PathBuf {
 }
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
-fn print(text: &str) -> ExitCode {
+pub(crate) fn print(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(exit::FAILED),

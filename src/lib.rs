@@ -2,18 +2,42 @@
 //!
 //! ```text
 //!  camera ─ ingest ─▶ ring ─▶ batch ─▶ infer ─▶ detect ▶ track ▶ rules ─▶ outbox ─▶ MQTT · SSE
+//!             │                          │          └──────┬──────┘          │
+//!     stage/ingest.rs              stage/infer.rs   stage/analyze.rs   stage/publish.rs
 //! ```
 //!
 //! A weir is the low dam that measures a stream and lets the excess spill over in a controlled way:
 //! bounded latency by controlled loss, with every lost frame accounted for.
+//!
+//! Where to look: [`run`] wires everything; [`stage`] has the four loops; [`flow`] decides (pure, no clock, no
+//! threads); [`device`] and [`sink`] touch the world; [`board`] is the live state that [`http`] shows.
 
-pub mod board;
-pub mod cli;
-pub mod clock;
+// In flow order.
 pub mod config;
+pub mod model;
+
+pub mod clock;
 pub mod event;
 pub mod fault;
-pub mod flow;
 pub mod frame;
+
+pub mod device;
+pub mod flow;
+pub mod intake;
+pub mod probe;
+pub mod stage;
+
+pub mod board;
+pub mod http;
+pub mod metrics;
+pub mod outbox;
+pub mod sink;
+
+pub mod cli;
+pub mod commands;
+pub mod live;
 pub mod log;
-pub mod model;
+pub mod run;
+pub mod stop;
+pub mod supervise;
+pub mod tryout;

@@ -50,7 +50,9 @@ fn the_checks_see_what_they_look_for() {
         assert_eq!(offences(line, IMPURE), [1], "{line}");
     }
     assert_eq!(offences("fn a() {}\n\nunsafe fn b() {}\n#![allow(unsafe_code)]", UNSAFE), [3, 4]);
-    for line in ["// std::thread in a comment", "/// An Instant", "let net = short(report);", "let constant = 1;"] {
+    for line in
+        ["// std::thread in a comment", "/// An Instant", "let net = short(report);", "let constant = 1;"]
+    {
         assert!(offences(line, IMPURE).is_empty(), "{line}");
     }
 }
@@ -72,7 +74,8 @@ fn offences(text: &str, banned: &[Banned]) -> Vec<usize> {
     let mut found = Vec::new();
     for (line, number) in text.lines().zip(1..) {
         let code = line.split_once("//").map_or(line, |(code, _)| code);
-        let has = |word: &str| code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|part| part == word);
+        let has =
+            |word: &str| code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|part| part == word);
         if banned.iter().any(|(word, with)| has(word) && with.is_none_or(has)) {
             found.push(number);
         }

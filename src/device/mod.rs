@@ -1,4 +1,116 @@
 //! What the daemon asks of a machine: sources of decoded pictures, and an engine. One trait; the stages are
 //! generic over it, so that pixels in one kind of memory cannot reach an engine for another.
 
+pub mod scripted;
 pub mod software;
+
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use crate::clock::Pts;
+use crate::config;
+use crate::event::Video;
+use crate::fault::Fault;
+use crate::flow::detect::OutputShape;
+use crate::frame::{Frame, Size};
+use crate::model::spec::{Placement, TensorView};
+
+/// A kind of machine.
+pub trait Device: Send + Sync + 'static {
+    /// A decoded picture, where this device keeps it.
+    type Pixels: Send + 'static;
+    /// Runs the network. Made and used on the `infer` thread.
+    type Engine: Engine<Pixels = Self::Pixels>;
+    /// A running source; dropping it stops it and frees what it held.
+    type Source: Source;
+
+    /// Opens the model.
+    ///
+    /// # Errors
+    /// A missing library or a bad model, with the remedy.
+    fn engine(&self) -> Result<Self::Engine, Fault>;
+
+    /// Starts a fresh source for a camera. Returns at once: pictures and trouble arrive through `sink`.
+    ///
+    /// # Errors
+    /// When the source cannot even be built, for example because a GStreamer element is missing.
+    fn open(&self, camera: &config::Camera, sink: Sink<Self::Pixels>) -> Result<Self::Source, Fault>;
+}
+
+/// A running source.
+pub trait Source {
+    /// Plays a file from its start again.
+    ///
+    /// # Errors
+    /// When the source cannot seek.
+    fn rewind(&mut self) -> Result<(), Fault>;
+}
+
+/// Where a source delivers to.
+pub struct Sink<P> {
+    /// Called on the source's own thread for each picture; may block only a lossless source.
+    pub picture: Box<dyn FnMut(Picture<P>) + Send>,
+    /// Told about everything else.
+    pub happening: Sender<Happening>,
+}
+
+/// One decoded picture.
+#[derive(Debug)]
+pub struct Picture<P> {
+    /// How large.
+    pub size: Size,
+    /// What the stream is.
+    pub video: Video,
+    /// How long ago its data reached this box.
+    pub age: Duration,
+    /// The stream's own time.
+    pub pts: Option<Pts>,
+    /// `None`: the decoder could not make a sound picture of it.
+    pub pixels: Option<P>,
+}
+
+/// What else a source has to say.
+#[derive(Clone, Debug)]
+pub enum Happening {
+    /// The stream ended. For a live source that is a failure: a killed RTSP server looks like this.
+    Ended,
+    /// The decoder met data that it cannot turn into a picture.
+    Undecodable,
+    /// The source failed and delivers no more.
+    Failed(Fault),
+}
+
+/// Runs the network on batches.
+pub trait Engine {
+    /// What it reads.
+    type Pixels;
+    /// What it returns; read on another thread while the next batch runs.
+    type Outputs: Outputs + Send + 'static;
+
+    /// The batch sizes that are worth running, ascending, at most the configured maximum.
+    fn ladder(&self) -> &[usize];
+
+    /// The network's outputs, batch dimension included.
+    fn outputs(&self) -> Vec<OutputShape>;
+
+    /// Puts a picture into slot `slot` of the next batch.
+    ///
+    /// # Errors
+    /// When this picture cannot be used; the others of the batch still can.
+    fn load(&mut self, slot: usize, frame: &Frame<Self::Pixels>) -> Result<Placement, Fault>;
+
+    /// Runs the first `count` slots. Blocks until the results are there.
+    ///
+    /// # Errors
+    /// When the engine fails; all frames of the batch are lost.
+    fn run(&mut self, count: usize) -> Result<Self::Outputs, Fault>;
+}
+
+/// The results of one run.
+pub trait Outputs {
+    /// How many outputs the network has.
+    fn count(&self) -> usize;
+    /// Output `index`'s part for slot `slot`.
+    fn view(&self, index: usize, slot: usize) -> TensorView<'_>;
+}

@@ -140,7 +140,15 @@ impl<T> Batcher<T> {
         self.by_oldest.admit(id);
         self.by_due.admit(id);
         let ring = Ring::new(settings.ring, settings.max_frames);
-        let camera = Camera { settings, ring, interval: Interval::default(), due: None, turn: 0, sent: None, share: 0 };
+        let camera = Camera {
+            settings,
+            ring,
+            interval: Interval::default(),
+            due: None,
+            turn: 0,
+            sent: None,
+            share: 0,
+        };
         let before = self.cameras[id.index()].replace(camera);
         assert!(before.is_none(), "camera {} was added twice", id.0);
     }
@@ -372,10 +380,8 @@ mod tests {
 
     /// Any cameras, any settings, an engine from idle to hopeless.
     fn world() -> impl Strategy<Value = World> {
-        let settings = (1usize..8, 0u64..60).prop_map(|(max_batch_frames, max_wait)| Settings {
-            max_batch_frames,
-            max_wait: ms(max_wait),
-        });
+        let settings = (1usize..8, 0u64..60)
+            .prop_map(|(max_batch_frames, max_wait)| Settings { max_batch_frames, max_wait: ms(max_wait) });
         (settings, prop::collection::vec(script(), 1..6), 1usize..10, service())
             .prop_map(|(settings, cameras, slots, service)| World { settings, cameras, slots, service })
     }
@@ -566,6 +572,26 @@ mod tests {
                 seen += 1;
             }
             prop_assert!(seen >= 8);
+        }
+
+        /// Told that a camera went offline, the others do not wait for the frame that it owes.
+        #[test]
+        fn nobody_waits_for_an_offline_camera(owes in 2u64..30, frames in 2u64..20) {
+            let mut batcher = Batcher::new(Settings { max_batch_frames: 8, max_wait: ms(30) });
+            let settings = CameraSettings { ring: ms(300), max_frames: 4, drop_policy: DropPolicy::Oldest };
+            (0..2).for_each(|id| batcher.add_camera(CameraId(id), settings.clone()));
+            let key = |camera, seq| FrameKey { camera: CameraId(camera), seq };
+            let mut batch = Vec::new();
+            for seq in 0..frames {
+                batcher.push(Tick::from_millis(seq * 33), key(0, seq), ());
+                prop_assert_eq!(batcher.poll(Tick::from_millis(seq * 33), 8, &mut batch), Step::Send);
+            }
+            let now = Tick::from_millis(frames * 33 - owes);
+            batcher.push(now, key(1, 0), ());
+            prop_assert!(matches!(batcher.poll(now, 8, &mut batch), Step::WaitUntil(_)));
+            batcher.offline(CameraId(0));
+            prop_assert_eq!(batcher.poll(now, 8, &mut batch), Step::Send);
+            prop_assert_eq!(batcher.poll(now, 8, &mut batch), Step::Idle);
         }
 
         /// Cameras whose frames come within `max_wait` of each other share a batch.

@@ -62,6 +62,9 @@ mod tests {
 
     #[test]
     fn a_new_rate_is_known_after_four_frames() {
-        assert_eq!(after(&[33, 33, 33, 33, 33, 33, 33, 100, 100, 100, 100]), Some(Duration::from_millis(100)));
+        assert_eq!(
+            after(&[33, 33, 33, 33, 33, 33, 33, 100, 100, 100, 100]),
+            Some(Duration::from_millis(100))
+        );
     }
 }

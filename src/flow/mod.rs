@@ -3,11 +3,11 @@
 
 mod agenda;
 pub mod batch;
+pub mod detect;
 mod interval;
 pub mod retry;
 pub mod ring;
+pub mod rules;
 #[cfg(test)]
 mod sim;
-pub mod detect;
-pub mod rules;
 pub mod track;

@@ -105,9 +105,8 @@ impl World {
         for (id, camera) in self.cameras.iter().enumerate() {
             let id = CameraId(id as u32);
             batcher.add_camera(id, camera.settings.clone());
-            arrivals.extend(
-                camera.arrivals.iter().zip(0..).map(|(at, seq)| (*at, FrameKey { camera: id, seq })),
-            );
+            arrivals
+                .extend(camera.arrivals.iter().zip(0..).map(|(at, seq)| (*at, FrameKey { camera: id, seq })));
         }
         arrivals.sort_unstable();
         let mut arrivals = arrivals.into_iter().peekable();
@@ -116,7 +115,8 @@ impl World {
         let (mut free_at, mut wake) = (None::<Tick>, None::<Tick>);
         let (mut batch, mut dropped) = (Vec::new(), Vec::new());
         // Every jump goes to an arrival, to the end of a batch, or to a wait's end.
-        while let Some(now) = [arrivals.peek().map(|(at, _)| *at), free_at, wake].into_iter().flatten().min() {
+        while let Some(now) = [arrivals.peek().map(|(at, _)| *at), free_at, wake].into_iter().flatten().min()
+        {
             if stop.is_some_and(|stop| stop < now) {
                 break;
             }

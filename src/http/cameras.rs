@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Map, Value, json};
 
 use super::{Shared, error};
-use crate::board::{Card, Link};
+use crate::board::Card;
 use crate::frame::{CameraId, Fate};
 
 pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<Value> {
@@ -42,7 +42,7 @@ fn render(shared: &Shared, place: usize, card: &Card) -> Value {
     let latency = card
         .latency(shared.api.clock.now())
         .map(|p| json!({ "p50": p.p50.as_secs_f64() * 1e3, "p95": p.p95.as_secs_f64() * 1e3 }));
-    let mut camera = link(&card.link());
+    let mut camera = card.link().to_json();
     camera.insert("name".into(), json!(&*card.name));
     camera.insert("frames".into(), frames.into());
     camera.insert("fps_in".into(), json!(shared.rates.fps_in(id)));
@@ -50,20 +50,4 @@ fn render(shared: &Shared, place: usize, card: &Card) -> Value {
     camera.insert("tracks".into(), card.tracks.load(Relaxed).into());
     camera.insert("attempts".into(), card.attempts.load(Relaxed).into());
     camera.into()
-}
-
-/// The state of a connection, the same for the API and for MQTT's retained status: `state`, `since`, `reason`,
-/// `video`; what does not apply is null.
-pub(crate) fn link(link: &Link) -> Map<String, Value> {
-    let (since, reason, video) = match link {
-        Link::Connecting => (None, None, None),
-        Link::Online { video, since } => (Some(since), None, Some(video)),
-        Link::Offline { reason, since } => (Some(since), Some(reason), None),
-    };
-    let mut map = Map::new();
-    map.insert("state".into(), link.name().into());
-    map.insert("since".into(), json!(since.map(|wall| wall.rfc3339())));
-    map.insert("reason".into(), json!(reason));
-    map.insert("video".into(), json!(video));
-    map
 }

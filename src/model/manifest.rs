@@ -146,6 +146,17 @@ impl Manifest {
         Self::parse(&text, &path.display().to_string())
     }
 
+    /// The same with all problems in one fault, for callers that stop at the first.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    pub fn load_one_fault(path: &Path) -> Result<Manifest, Fault> {
+        Self::load(path).map_err(|faults| {
+            let all = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+            fault(all)
+        })
+    }
+
     /// The same from text; `origin` names it in faults.
     pub fn parse(text: &str, origin: &str) -> Result<Manifest, Vec<Fault>> {
         let file: File = toml::from_str(text).map_err(|e| {

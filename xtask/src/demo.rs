@@ -459,7 +459,8 @@ mod tests {
             tracks: 0,
         };
         let cameras = [camera("a", 0, 0), camera("b", 5, 0)];
-        let good = Channel { persons: [("a".into(), 1)].into(), ..Default::default() };
+        let mut good = Channel::default();
+        good.persons.insert("a".into(), 1);
         let bad = Channel::default();
         assert_eq!(
             missing(&names, &cameras, [("SSE", &good), ("MQTT", &bad)], 0),

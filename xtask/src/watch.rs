@@ -187,7 +187,8 @@ mod tests {
     fn a_payload_that_is_no_event_is_counted_and_no_person() {
         let (watch, now) = (Watch::default(), Instant::now());
         watch.mqtt("weir/n/cameras/a/events hello", now);
-        assert_eq!((watch.seen().unread, watch.seen().mqtt.events()), (1, 0));
+        let seen = watch.seen();
+        assert_eq!((seen.unread, seen.mqtt.events()), (1, 0));
     }
 
     #[test]

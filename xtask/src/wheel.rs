@@ -93,7 +93,13 @@ pub fn onnxruntime(cache: &Cache) -> anyhow::Result<PathBuf> {
     // A link replaced by rename: a daemon that starts now finds the old version or the new one.
     let link = scratch.path().join("link");
     std::os::unix::fs::symlink(ort_folder(), &link)?;
-    fs::rename(&link, cache.path("onnxruntime")).context("cannot write the link onnxruntime")?;
+    let name = cache.path("onnxruntime");
+    if name.is_dir() && !name.is_symlink() {
+        // Put there by hand; a link cannot take a folder's place.
+        fs::rename(&name, scratch.path().join("by-hand"))
+            .context("cannot move the folder onnxruntime away")?;
+    }
+    fs::rename(&link, name).context("cannot write the link onnxruntime")?;
     Ok(onnxruntime_path(cache))
 }
 

@@ -1,12 +1,18 @@
 //! The cheap pass: which anchors can reach a floor at all. Of some thousand anchors a few dozen can, so this is
 //! where the time goes; it reads each value once and is written so that the compiler vectorises it.
 //!
-//! A maximum by `>` ignores NaN. So each scan carries a second value along, Σ v·0: zero while every
-//! value is finite, NaN for ever after one that is not. Such anchors are let through, for the exact step to count.
+//! A maximum by `>` ignores NaN. So each scan carries the sum along: once a value is NaN or infinite, so is the
+//! sum. Such anchors are let through, for the exact step to judge (as are sums that overflowed by themselves).
 
-/// Anchors a block in a column-major scan: two rows of 512 floats stay in the first-level cache.
+/// Anchors a block in a column-major scan: its maxima and sums stay in the first-level cache.
 const BLOCK: usize = 512;
 const LANES: usize = 16;
+
+/// Compiles to one instruction where `f32::max`, which must not lose a number to a NaN, does not.
+#[inline(always)]
+fn greater(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
 
 /// Calls `hit` with each row of `data` (`width` values a row, the first `skip` and those past `skip + take`
 /// are not looked at) whose greatest value is not under `floor`, or that holds a value that is not finite.
@@ -28,47 +34,54 @@ pub(super) fn rows(
 #[inline]
 fn row_may_reach(row: &[f32], floor: f32) -> bool {
     let mut max = [f32::NEG_INFINITY; LANES];
-    let mut taint = [0.0f32; LANES];
+    let mut sum = [0.0f32; LANES];
     let chunks = row.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    let (mut rest_max, mut rest_taint) = (f32::NEG_INFINITY, 0.0f32);
+    let (mut rest_max, mut rest_sum) = (f32::NEG_INFINITY, 0.0f32);
+    for &v in chunks.remainder() {
+        rest_max = greater(v, rest_max);
+        rest_sum += v;
+    }
     for chunk in chunks {
         for lane in 0..LANES {
-            let v = chunk[lane];
-            max[lane] = if v > max[lane] { v } else { max[lane] };
-            taint[lane] += v * 0.0;
+            max[lane] = greater(chunk[lane], max[lane]);
+            sum[lane] += chunk[lane];
         }
     }
-    for &v in rest {
-        rest_max = if v > rest_max { v } else { rest_max };
-        rest_taint += v * 0.0;
-    }
     for lane in 0..LANES {
-        rest_max = if max[lane] > rest_max { max[lane] } else { rest_max };
-        rest_taint += taint[lane];
+        rest_max = greater(max[lane], rest_max);
+        rest_sum += sum[lane];
     }
-    rest_max >= floor || rest_taint.is_nan()
+    rest_max >= floor || !rest_sum.is_finite()
 }
 
 /// The same for values that lie by columns: `data` is `classes` rows of `anchors` values. The blocks
-/// turn 80 passes over 8400 running maxima into passes over 512 that never leave the first-level cache.
+/// turn 80 passes over 8400 running maxima into passes over 512 that never leave the first-level cache, and
+/// four rows at a time load and store each maximum a quarter as often.
 pub(super) fn columns(data: &[f32], anchors: usize, floor: f32, mut hit: impl FnMut(usize)) {
     let mut max = [0.0f32; BLOCK];
-    let mut taint = [0.0f32; BLOCK];
+    let mut sum = [0.0f32; BLOCK];
     for start in (0..anchors).step_by(BLOCK) {
         let len = BLOCK.min(anchors - start);
-        let (max, taint) = (&mut max[..len], &mut taint[..len]);
+        let (max, sum) = (&mut max[..len], &mut sum[..len]);
         max.fill(f32::NEG_INFINITY);
-        taint.fill(0.0);
-        for row in data.chunks_exact(anchors) {
-            let row = &row[start..start + len];
-            for ((m, t), &v) in max.iter_mut().zip(taint.iter_mut()).zip(row) {
-                *m = if v > *m { v } else { *m };
-                *t += v * 0.0;
+        sum.fill(0.0);
+        let part = |row: usize| &data[row * anchors + start..][..len];
+        let classes = data.len() / anchors;
+        for row in (0..classes / 4).map(|quad| quad * 4) {
+            let (a, b, c, d) = (part(row), part(row + 1), part(row + 2), part(row + 3));
+            for i in 0..len {
+                max[i] = greater(greater(greater(a[i], b[i]), greater(c[i], d[i])), max[i]);
+                sum[i] += (a[i] + b[i]) + (c[i] + d[i]);
             }
         }
-        for (i, (&m, &t)) in max.iter().zip(taint.iter()).enumerate() {
-            if m >= floor || t.is_nan() {
+        for row in classes / 4 * 4..classes {
+            for ((m, s), &v) in max.iter_mut().zip(sum.iter_mut()).zip(part(row)) {
+                *m = greater(v, *m);
+                *s += v;
+            }
+        }
+        for (i, (&m, &s)) in max.iter().zip(sum.iter()).enumerate() {
+            if m >= floor || !s.is_finite() {
                 hit(start + i);
             }
         }

@@ -537,6 +537,24 @@ fn free_dimensions_are_filled_in_or_left_free() {
     }
 }
 
+/// Free dimensions may disagree: an anchor without a box is not read.
+#[test]
+fn scores_without_boxes_are_not_read() {
+    for kind in [Kind::Ssd, Kind::Detr] {
+        let mut answer = Answer::empty(kind);
+        let shapes = ["out0", "out1"].map(|name| {
+            let width = if name == "out0" { CLASSES } else { 4 };
+            OutputShape { name: name.into(), dims: vec![None, None, Some(width)] }
+        });
+        let mut detector = Detector::new(&spec(kind.family(), &["a", "b", "c"]), &shapes).expect("free");
+        answer.put(1, 0.8, [40.0, 40.0, 90.0, 90.0]);
+        answer.tensors[0].1.fill(0.9);
+        answer.tensors[1].0[0] = 1;
+        answer.tensors[1].1.truncate(4);
+        assert_eq!(answer.decode(&mut detector, &IDENTITY, SQUARE).0.len(), 1, "{kind:?}");
+    }
+}
+
 #[test]
 fn outputs_are_found_by_name() {
     let mut answer = Answer::empty(Kind::Ssd);

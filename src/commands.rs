@@ -1,0 +1,138 @@
+//! What each command of the command line does: loads what it needs, calls the function whose subject it is, and turns
+//! the outcome into words and an exit code.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::cli::{ConfigFile, TryArgs, exit, load, load_from, print};
+use crate::config::{Env, Stat, System};
+use crate::fault::{Fault, Who};
+use crate::model::manifest::Manifest;
+use crate::model::tfjs;
+use crate::tryout::Tryout;
+use crate::{live, log, run as daemon};
+
+/// `weir run`.
+pub fn run(file: &ConfigFile) -> ExitCode {
+    let config = match load(file) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if let Err(fault) = log::init(&config.log, &System) {
+        return failed(&fault);
+    }
+    match daemon::run(config) {
+        Ok(()) => ExitCode::from(exit::GOOD),
+        Err(fault) => {
+            // On standard error as well: whoever starts weir by hand may log elsewhere.
+            failed(&fault)
+        }
+    }
+}
+
+/// `weir check`.
+pub fn check(file: &ConfigFile, and_live: bool) -> ExitCode {
+    let config = match load(file) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let cameras = config.cameras.len();
+    let code = print(&format!("good: {cameras} camera{}\n", if cameras == 1 { "" } else { "s" }));
+    if !and_live {
+        return code;
+    }
+    match live::check(&config.cameras, &mut io::stdout()) {
+        Ok(true) => code,
+        Ok(false) => ExitCode::from(exit::FAILED),
+        Err(fault) => failed(&fault),
+    }
+}
+
+/// `weir try`.
+pub fn try_model(args: &TryArgs) -> ExitCode {
+    let inline = Inline { text: as_configuration(args) };
+    let config = match load_from(Path::new(Inline::NAME), &inline) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let [camera] = &config.cameras[..] else { unreachable!("the text above has one camera") };
+    let tryout = Tryout {
+        model: config.model.clone(),
+        infer: config.infer.clone(),
+        camera: camera.clone(),
+        frames: args.frames,
+        format: args.format,
+        min_score: args.min_score,
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match tryout.run(&mut out).and_then(|()| {
+        out.flush().map_err(|e| Fault::new(Who::Device, "output", format!("results cannot be written: {e}")))
+    }) {
+        Ok(()) => ExitCode::from(exit::GOOD),
+        Err(fault) => failed(&fault),
+    }
+}
+
+/// The arguments as a configuration, so that they get the same checks and the same answers.
+fn as_configuration(args: &TryArgs) -> String {
+    let quoted = |text: &str| toml::Value::from(text).to_string();
+    let model = if args.model.ends_with(".onnx") {
+        let manifest = args.manifest.as_deref().map(|m| format!("\nmanifest = {}", quoted(m)));
+        format!("path = {}{}", quoted(&args.model), manifest.unwrap_or_default())
+    } else {
+        format!("name = {}\ndirs = [{}]", quoted(&args.model), quoted(&args.models))
+    };
+    let file = if args.source.starts_with("file:") { "\nrepeat = false\nrealtime = false" } else { "" };
+    format!("[model]\n{model}\n[cameras.try]\nsource = {}{file}\n", quoted(&args.source))
+}
+
+/// A configuration that is no file; everything that it names is.
+struct Inline {
+    text: String,
+}
+
+impl Inline {
+    const NAME: &'static str = "<arguments>";
+}
+
+impl Env for Inline {
+    fn var(&self, name: &str) -> Option<String> {
+        System.var(name)
+    }
+
+    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        if path == Path::new(Inline::NAME) {
+            Ok(self.text.clone().into_bytes())
+        } else {
+            System.read_file(path)
+        }
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        System.stat(path)
+    }
+}
+
+/// `weir model convert`.
+pub fn convert(manifest: &Path, from: &Path, output: &Path) -> ExitCode {
+    let converted = Manifest::load_one_fault(manifest).and_then(|manifest| tfjs::convert(&manifest, from));
+    match converted.and_then(|bytes| write(output, &bytes).map(|()| bytes.len())) {
+        Ok(bytes) => print(&format!("wrote {} ({bytes} bytes)\n", output.display())),
+        Err(fault) => failed(&fault),
+    }
+}
+
+/// Writes a whole file or none.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Fault> {
+    let part = path.with_extension("part");
+    std::fs::write(&part, bytes)
+        .and_then(|()| std::fs::rename(&part, path))
+        .map_err(|e| Fault::new(Who::Config, "output", format!("{} cannot be written: {e}", path.display())))
+}
+
+/// Says what went wrong; configuration faults have an exit code of their own.
+fn failed(fault: &Fault) -> ExitCode {
+    let _ = writeln!(io::stderr(), "weir: {fault}");
+    ExitCode::from(if fault.who == Who::Config { exit::CONFIG } else { exit::FAILED })
+}

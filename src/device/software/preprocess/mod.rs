@@ -1,0 +1,380 @@
+//! From decoded YUV planes straight into one slot of the batch's f32 input tensor: resize, colour
+//! matrix, normalisation and layout in one pass, with no full-size RGB picture between.
+//!
+//! For each tensor row, the vertical taps gather source rows of Y, U and V (each in its own
+//! geometry) into one row that stays in the cache; the horizontal taps shrink that row to the
+//! tensor's width; colour, mean and std are applied to what is left.
+//!
+//! The filter is a triangle whose radius grows with the shrink factor (Pillow's `BILINEAR`, torch's
+//! `antialias=True`): every source sample counts, so nothing aliases. When it enlarges it is plain
+//! bilinear. At the picture's edge the taps that fall outside are left out and the rest reweighted.
+//! RGB is clamped to 0..=255 but not rounded.
+//!
+//! Reading a decoder's frame into [`Planes`] does not belong here, nor does the batch's memory.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod axis;
+mod kernel;
+
+use crate::fault::{Fault, Who};
+use crate::frame::Size;
+use crate::model::spec::{Channels, InputSpec, Layout, Placement, Resize};
+
+use axis::Axis;
+use kernel::{Isa, Portable};
+
+/// How the samples lie in memory: 8 bits, 4:2:0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PixelFormat {
+    /// Three planes: Y, U, V.
+    I420,
+    /// Two planes: Y, then U and V interleaved.
+    Nv12,
+}
+
+/// Which luma weights made Y, U and V out of RGB (ITU-T H.273, table 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Matrix {
+    /// SD and most JPEG.
+    Bt601,
+    /// HD.
+    Bt709,
+    /// UHD, non-constant luminance.
+    Bt2020,
+}
+
+/// Which codes are black and white.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Range {
+    /// Y 16..=235, U and V 16..=240.
+    Limited,
+    /// All of 0..=255.
+    Full,
+}
+
+/// Where a chroma sample lies among its four luma samples. Vertically it is always halfway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChromaSite {
+    /// In the column of the left two: MPEG-2, H.264 and H.265 unless they say otherwise.
+    Left,
+    /// In the middle: JPEG, MPEG-1.
+    Center,
+}
+
+/// All that the tables of a [`Plan`] depend on, on the picture's side: the key of a plan cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Geometry {
+    /// Size of the picture, which is that of Y. U and V have half, rounded up, of each.
+    pub size: Size,
+    /// Planes.
+    pub format: PixelFormat,
+    /// Colour.
+    pub matrix: Matrix,
+    /// Black and white.
+    pub range: Range,
+    /// Siting.
+    pub chroma: ChromaSite,
+}
+
+/// A decoded picture where it lies. Each row starts `stride` bytes after the one before; the bytes
+/// between a row's end and the next row's start are never read.
+#[derive(Clone, Copy)]
+pub struct Planes<'a> {
+    /// Y, U, V; or Y, UV and nothing for NV12.
+    pub data: [&'a [u8]; 3],
+    /// Bytes from row to row.
+    pub stride: [usize; 3],
+}
+
+/// One output channel as a function of the fixed-point y, u, v of [`kernel`]:
+/// `clamp(y·k[0] + u·k[1] + v·k[2] + k[3], 0, 255) · gain + bias`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Channel {
+    k: [f32; 4],
+    gain: f32,
+    bias: f32,
+}
+
+/// Where the picture lies in the tensor, in whole tensor pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rect {
+    x: usize,
+    y: usize,
+    width: usize,
+    height: usize,
+}
+
+/// How to bring pictures of one [`Geometry`] into the tensor of one [`InputSpec`]: weight tables, and
+/// the rows to work in. Making one costs far more than running it: keep it.
+#[derive(Debug)]
+pub struct Plan {
+    geometry: Geometry,
+    /// Tensor columns and rows.
+    tensor: (usize, usize),
+    layout: Layout,
+    rect: Rect,
+    luma: Tables,
+    chroma: Tables,
+    channels: [Channel; 3],
+    /// The bars' value, per channel.
+    pad: [f32; 3],
+    /// The CPU's vector instructions, if we have loops for them.
+    #[cfg(target_arch = "x86_64")]
+    avx2: Option<pulp::x86::V3>,
+    scratch: Scratch,
+}
+
+/// One plane's resampling.
+#[derive(Debug)]
+struct Tables {
+    size: (usize, usize),
+    columns: Axis,
+    rows: Axis,
+}
+
+/// Rows that `run` works in, so that it allocates nothing.
+#[derive(Debug)]
+struct Scratch {
+    /// Y, U, V after the vertical taps.
+    mixed: [Vec<i16>; 3],
+    /// NV12's interleaved U and V after the vertical taps.
+    pairs: Vec<i16>,
+    /// Y, U, V after the horizontal taps.
+    narrow: [Vec<f32>; 3],
+}
+
+impl Plan {
+    /// Tables for pictures of `geometry` and the tensor of `input`. A picture or tensor without
+    /// pixels is allowed: the slot, if any, is all padding.
+    pub fn new(geometry: &Geometry, input: &InputSpec) -> Plan {
+        let source = (geometry.size.width as usize, geometry.size.height as usize);
+        let tensor = (input.width as usize, input.height as usize);
+        let rect = place(source, tensor, input.resize);
+        let half = (source.0.div_ceil(2), source.1.div_ceil(2));
+        let step = (source.0 as f64 / rect.width.max(1) as f64, source.1 as f64 / rect.height.max(1) as f64);
+        // A chroma sample of index j is centred on luma column 2j + 0.5 + ½ (center) or 2j + 0.5 (left);
+        // in its own units, where it is centred on j + 0.5, the picture's origin is at 0 or at ¼.
+        let shift = match geometry.chroma {
+            ChromaSite::Left => 0.25,
+            ChromaSite::Center => 0.0,
+        };
+        let luma = Tables {
+            size: source,
+            columns: Axis::new(source.0, rect.width, step.0, 0.0).padded(),
+            rows: Axis::new(source.1, rect.height, step.1, 0.0),
+        };
+        let chroma = Tables {
+            size: half,
+            columns: Axis::new(half.0, rect.width, step.0 / 2.0, shift).padded(),
+            rows: Axis::new(half.1, rect.height, step.1 / 2.0, 0.0),
+        };
+        let pairs = if geometry.format == PixelFormat::Nv12 { half.0 * 2 } else { 0 };
+        let scratch = Scratch {
+            mixed: [
+                vec![0; source.0 + luma.columns.taps()],
+                vec![0; half.0 + chroma.columns.taps()],
+                vec![0; half.0 + chroma.columns.taps()],
+            ],
+            pairs: vec![0; pairs],
+            narrow: std::array::from_fn(|_| vec![0.0; rect.width]),
+        };
+        let channels = channels(geometry, input);
+        Plan {
+            geometry: *geometry,
+            tensor,
+            layout: input.layout,
+            rect,
+            luma,
+            chroma,
+            channels,
+            pad: channels.map(|c| f32::from(input.pad) * c.gain + c.bias),
+            #[cfg(target_arch = "x86_64")]
+            avx2: pulp::x86::V3::try_new(),
+            scratch,
+        }
+    }
+
+    /// Where the picture lies in the tensor: to bring boxes back to source pixels.
+    pub fn placement(&self) -> Placement {
+        Placement {
+            scale_x: self.rect.width as f32 / self.geometry.size.width.max(1) as f32,
+            scale_y: self.rect.height as f32 / self.geometry.size.height.max(1) as f32,
+            offset_x: self.rect.x as f32,
+            offset_y: self.rect.y as f32,
+        }
+    }
+
+    /// Writes the whole of `slot`, 3 × width × height of the tensor, bars included. Allocates nothing.
+    ///
+    /// # Errors
+    /// A plane shorter than the geometry says (`planes`), or a slot of another length (`slot`).
+    /// Nothing has been written then.
+    pub fn run(&mut self, planes: &Planes<'_>, slot: &mut [f32]) -> Result<(), Fault> {
+        self.check(planes)?;
+        let wanted = 3 * self.tensor.0 * self.tensor.1;
+        if slot.len() != wanted {
+            let message = format!("the tensor slot holds {} values, not {wanted}", slot.len());
+            return Err(Fault::new(Who::Bug, "slot", message));
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(isa) = self.avx2 {
+            pulp::Simd::vectorize(isa, Pass { isa, plan: self, planes, slot });
+            return Ok(());
+        }
+        pulp::Arch::new().dispatch(Pass { isa: Portable, plan: self, planes, slot });
+        Ok(())
+    }
+
+    /// All reads stay inside the planes if this passes.
+    fn check(&self, planes: &Planes<'_>) -> Result<(), Fault> {
+        let ((width, height), half) = (self.luma.size, self.chroma.size);
+        let shapes = match self.geometry.format {
+            PixelFormat::I420 => [(width, height), half, half],
+            PixelFormat::Nv12 => [(width, height), (half.0 * 2, half.1), (0, 0)],
+        };
+        for (i, (bytes, rows)) in shapes.into_iter().enumerate() {
+            let (stride, have) = (planes.stride[i], planes.data[i].len());
+            let last = rows.saturating_sub(1).checked_mul(stride).and_then(|n| n.checked_add(bytes));
+            if rows > 0 && (stride < bytes || last.is_none_or(|need| have < need)) {
+                let message = format!(
+                    "plane {i} of a {} {:?} picture holds {have} bytes at a stride of {stride}: \
+                     {rows} rows of {bytes} do not fit",
+                    self.geometry.size, self.geometry.format
+                );
+                return Err(Fault::new(Who::Device, "planes", message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The work of [`Plan::run`], compiled once for each instruction set.
+struct Pass<'a, 'p, I> {
+    isa: I,
+    plan: &'a mut Plan,
+    planes: &'a Planes<'p>,
+    slot: &'a mut [f32],
+}
+
+impl<I: Isa> pulp::WithSimd for Pass<'_, '_, I> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _simd: S) {
+        let Pass { isa, plan, planes, slot } = self;
+        let rect = plan.rect;
+        for y in 0..plan.tensor.1 {
+            let inside = y >= rect.y && y < rect.y + rect.height;
+            if inside {
+                plan.narrow_row(isa, planes, y - rect.y);
+            }
+            plan.store_row(slot, y, inside);
+        }
+    }
+}
+
+impl Plan {
+    /// Brings one row of Y, U, V to the tensor's width.
+    #[inline(always)]
+    fn narrow_row(&mut self, isa: impl Isa, planes: &Planes<'_>, row: usize) {
+        let Scratch { mixed: [y, u, v], pairs, narrow } = &mut self.scratch;
+        let (luma, chroma) = (&self.luma, &self.chroma);
+        let (wide, half) = (luma.size.0, chroma.size.0);
+        isa.mix(planes.data[0], planes.stride[0], luma.rows.at(row), &mut y[..wide]);
+        match self.geometry.format {
+            PixelFormat::I420 => {
+                isa.mix(planes.data[1], planes.stride[1], chroma.rows.at(row), &mut u[..half]);
+                isa.mix(planes.data[2], planes.stride[2], chroma.rows.at(row), &mut v[..half]);
+            }
+            PixelFormat::Nv12 => {
+                isa.mix(planes.data[1], planes.stride[1], chroma.rows.at(row), pairs);
+                kernel::split(pairs, &mut u[..half], &mut v[..half]);
+            }
+        }
+        let [ny, nu, nv] = narrow;
+        isa.narrow(y, &luma.columns, ny);
+        isa.narrow(u, &chroma.columns, nu);
+        isa.narrow(v, &chroma.columns, nv);
+    }
+
+    /// Writes one tensor row: bar, picture, bar; or all bar.
+    #[inline(always)]
+    fn store_row(&self, slot: &mut [f32], y: usize, inside: bool) {
+        let (width, height) = self.tensor;
+        let (left, right) =
+            if inside { (self.rect.x, self.rect.x + self.rect.width) } else { (width, width) };
+        let [ny, nu, nv] = &self.scratch.narrow;
+        let yuv = [ny.as_slice(), nu, nv];
+        match self.layout {
+            Layout::Nchw => {
+                for (c, channel) in self.channels.iter().enumerate() {
+                    let row = &mut slot[(c * height + y) * width..][..width];
+                    row[..left].fill(self.pad[c]);
+                    row[right..].fill(self.pad[c]);
+                    if inside {
+                        kernel::colour(yuv, channel, &mut row[left..right]);
+                    }
+                }
+            }
+            Layout::Nhwc => {
+                let row = slot[y * width * 3..][..width * 3].as_chunks_mut::<3>().0;
+                row[..left].fill(self.pad);
+                row[right..].fill(self.pad);
+                if inside {
+                    kernel::colour_interleaved(yuv, &self.channels, &mut row[left..right]);
+                }
+            }
+        }
+    }
+}
+
+/// Where a picture of `source` columns and rows goes in a tensor of `tensor` columns and rows.
+fn place(source: (usize, usize), tensor: (usize, usize), resize: Resize) -> Rect {
+    if source.0 == 0 || source.1 == 0 || tensor.0 == 0 || tensor.1 == 0 {
+        return Rect { x: 0, y: 0, width: 0, height: 0 };
+    }
+    if resize == Resize::Stretch {
+        return Rect { x: 0, y: 0, width: tensor.0, height: tensor.1 };
+    }
+    let scale = (tensor.0 as f64 / source.0 as f64).min(tensor.1 as f64 / source.1 as f64);
+    let fit = |from: usize, to: usize| ((from as f64 * scale).round() as usize).clamp(1, to);
+    let (width, height) = (fit(source.0, tensor.0), fit(source.1, tensor.1));
+    let (x, y) = match resize {
+        Resize::LetterboxTopLeft => (0, 0),
+        _ => ((tensor.0 - width) / 2, (tensor.1 - height) / 2),
+    };
+    Rect { x, y, width, height }
+}
+
+/// H.273's equations 8.3: YUV codes to RGB 0..=255, then mean and std, in the tensor's order.
+fn channels(geometry: &Geometry, input: &InputSpec) -> [Channel; 3] {
+    let (kr, kb) = match geometry.matrix {
+        Matrix::Bt601 => (0.299, 0.114),
+        Matrix::Bt709 => (0.2126, 0.0722),
+        Matrix::Bt2020 => (0.2627, 0.0593),
+    };
+    let kg = 1.0 - kr - kb;
+    let (black, y_codes, c_codes) = match geometry.range {
+        Range::Limited => (16.0, 219.0, 224.0),
+        Range::Full => (0.0, 255.0, 255.0),
+    };
+    let (y, c) = (255.0 / y_codes, 255.0 / c_codes);
+    let red = [y, 0.0, 2.0 * (1.0 - kr) * c];
+    let green = [y, -2.0 * kb * (1.0 - kb) / kg * c, -2.0 * kr * (1.0 - kr) / kg * c];
+    let blue = [y, 2.0 * (1.0 - kb) * c, 0.0];
+    let order = match input.channels {
+        Channels::Rgb => [red, green, blue],
+        Channels::Bgr => [blue, green, red],
+    };
+    std::array::from_fn(|i| {
+        let [ky, ku, kv] = order[i];
+        let zero = -(ky * black + (ku + kv) * 128.0);
+        let gain = 1.0 / f64::from(input.std[i]);
+        Channel {
+            k: [ky / kernel::UNIT, ku / kernel::UNIT, kv / kernel::UNIT, zero].map(|k| k as f32),
+            gain: gain as f32,
+            bias: (-f64::from(input.mean[i]) * gain) as f32,
+        }
+    })
+}

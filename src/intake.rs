@@ -1,0 +1,205 @@
+//! The edge between `ingest` and `infer`: the batcher behind the frame path's one lock.
+//!
+//! Cameras push, the engine's loop takes batches. Full means that the camera's own ring gives up frames by its drop policy; a
+//! camera never waits (except a lossless file, which can) and never touches another camera's ring. Every frame that
+//! is given up is settled in the [`Board`] here; pixels are freed outside the lock.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::board::Board;
+use crate::clock::{Bell, Clock, Waiter, bell};
+use crate::flow::batch::{Batcher, CameraSettings, Settings, Step};
+use crate::frame::{CameraId, Fate, Frame, FrameKey};
+use crate::supervise::Beat;
+
+struct Shared<P> {
+    rings: Mutex<Rings<P>>,
+    bell: Bell,
+    /// Wakes lossless cameras that wait for room.
+    room: Condvar,
+    ports: AtomicUsize,
+    board: Arc<Board>,
+    clock: Arc<dyn Clock>,
+}
+
+struct Rings<P> {
+    batcher: Batcher<Frame<P>>,
+    /// The engine's loop has ended: nobody will ever take a frame again.
+    abandoned: bool,
+}
+
+impl<P> Shared<P> {
+    fn lock(&self) -> MutexGuard<'_, Rings<P>> {
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settle(&self, dropped: Vec<(FrameKey, Frame<P>, Fate)>) {
+        for (key, _, fate) in &dropped {
+            self.board.camera(key.camera).ledger.settle(*fate);
+        }
+    }
+}
+
+/// A camera's end. When the last one is dropped, the engine's loop empties the rings and ends.
+pub struct Port<P> {
+    shared: Arc<Shared<P>>,
+    camera: CameraId,
+}
+
+impl<P> Clone for Port<P> {
+    fn clone(&self) -> Self {
+        self.shared.ports.fetch_add(1, Relaxed);
+        Port { shared: Arc::clone(&self.shared), camera: self.camera }
+    }
+}
+
+impl<P> Drop for Port<P> {
+    fn drop(&mut self) {
+        if self.shared.ports.fetch_sub(1, Relaxed) == 1 {
+            self.shared.bell.ring();
+        }
+    }
+}
+
+impl<P> Port<P> {
+    /// A frame came in. Gives it its number and puts it into the ring.
+    pub fn push(&self, frame: Frame<P>) {
+        let mut dropped = Vec::new();
+        {
+            let mut rings = self.shared.lock();
+            // Numbered under the lock: numbers and ring order agree.
+            let ledger = &self.shared.board.camera(self.camera).ledger;
+            let key = FrameKey { camera: self.camera, seq: ledger.admit() };
+            if rings.abandoned {
+                ledger.settle(Fate::Failed);
+                return;
+            }
+            rings.batcher.push(frame.stamp.decoded, key, frame);
+            rings.batcher.take_dropped(&mut dropped);
+        }
+        self.shared.bell.ring();
+        self.shared.settle(dropped);
+    }
+
+    /// Waits until no frame of this camera is waiting: for a file that is read as fast as it goes and
+    /// must not lose a frame. Comes back when `stop` says so, at the latest 100 ms after.
+    pub fn wait_for_room(&self, stop: impl Fn() -> bool) {
+        let mut rings = self.shared.lock();
+        while rings.batcher.waiting(self.camera) > 0 && !stop() {
+            (rings, _) = self
+                .shared
+                .room
+                .wait_timeout(rings, Duration::from_millis(100))
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The camera stopped delivering: the others need not wait for it any more.
+    pub fn offline(&self) {
+        self.shared.lock().batcher.offline(self.camera);
+        self.shared.bell.ring();
+    }
+
+    /// A frame came in that the decoder could not make a picture of.
+    pub fn undecodable(&self) {
+        let ledger = &self.shared.board.camera(self.camera).ledger;
+        ledger.admit();
+        ledger.settle(Fate::DecodeError);
+    }
+}
+
+/// The engine's end.
+pub struct Intake<P> {
+    shared: Arc<Shared<P>>,
+    waiter: Waiter,
+    beat: Beat,
+}
+
+/// What to do now.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The batch is filled: run it.
+    Batch,
+    /// Nothing for a second: say that you are alive and ask again.
+    Nothing,
+    /// Every camera has gone and the rings are empty.
+    Closed,
+}
+
+/// Makes the edge with one port a camera.
+pub fn intake<P>(
+    settings: Settings,
+    cameras: &[CameraSettings],
+    board: &Arc<Board>,
+    clock: &Arc<dyn Clock>,
+    beat: Beat,
+) -> (Vec<Port<P>>, Intake<P>) {
+    let mut batcher = Batcher::new(settings);
+    let ids = (0..).map(CameraId).zip(cameras);
+    for (id, camera) in ids.clone() {
+        batcher.add_camera(id, camera.clone());
+    }
+    let (bell, waiter) = bell();
+    let shared = Arc::new(Shared {
+        rings: Mutex::new(Rings { batcher, abandoned: false }),
+        bell,
+        room: Condvar::new(),
+        ports: AtomicUsize::new(cameras.len()),
+        board: Arc::clone(board),
+        clock: Arc::clone(clock),
+    });
+    let ports = ids.map(|(camera, _)| Port { shared: Arc::clone(&shared), camera }).collect();
+    (ports, Intake { shared, waiter, beat })
+}
+
+impl<P> Intake<P> {
+    /// Blocks until there is a batch of at most `slots` frames, appended to `batch`.
+    pub fn next(&self, slots: usize, batch: &mut Vec<(FrameKey, Frame<P>)>) -> Next {
+        let clock = &self.shared.clock;
+        let idle_at = clock.now() + Beat::EVERY;
+        loop {
+            let now = clock.now();
+            self.beat.touch(now);
+            let closed = self.shared.ports.load(Relaxed) == 0;
+            let mut dropped = Vec::new();
+            let step = {
+                let mut rings = self.shared.lock();
+                let step = rings.batcher.poll(now, slots, batch);
+                rings.batcher.take_dropped(&mut dropped);
+                step
+            };
+            if step == Step::Send || !dropped.is_empty() {
+                self.shared.room.notify_all();
+            }
+            self.shared.settle(dropped);
+            let until = match step {
+                Step::Send => return Next::Batch,
+                Step::Idle if closed => return Next::Closed,
+                Step::WaitUntil(at) => at.min(idle_at),
+                Step::Idle => idle_at,
+            };
+            if now >= idle_at {
+                return Next::Nothing;
+            }
+            clock.wait(&self.waiter, Some(until));
+        }
+    }
+}
+
+/// The engine's loop has ended. Frames that wait, and those that still come, have failed: none is forgotten.
+impl<P> Drop for Intake<P> {
+    fn drop(&mut self) {
+        let mut rest = Vec::new();
+        {
+            let mut rings = self.shared.lock();
+            rings.abandoned = true;
+            rings.batcher.drain(&mut rest);
+        }
+        self.shared.room.notify_all();
+        for (key, _) in &rest {
+            self.shared.board.camera(key.camera).ledger.settle(Fate::Failed);
+        }
+    }
+}

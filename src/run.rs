@@ -1,0 +1,422 @@
+//! The wiring: every stage and every channel is built here, once. Nothing else spawns.
+//!
+//! ```text
+//! cam-NAME ─ Port ─▶ Intake ─▶ infer ─ 2 batches ─▶ analyze ─ 4096 events ─▶ publish ─▶ Outbox ─▶ tokio: mqtt, http
+//! ```
+//!
+//! | edge | bound | when it is full |
+//! |---|---|---|
+//! | camera → intake | the ring: `ring_buffer_ms` | the camera's own oldest frames go, by `drop_policy` |
+//! | infer → analyze | 2 batches | the engine waits; rings give up frames |
+//! | → publish | 4096 events | the maker waits; the log itself never blocks |
+//! | outbox → sink | `[events] keep` | the sink learns of the gap |
+//!
+//! Stop: the cameras' stop senders are dropped, and each stage ends when what feeds it has gone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+
+use crate::board::Board;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, Source};
+use crate::device::software::Software;
+use crate::device::{Device, Engine};
+use crate::fault::{Fault, Who};
+use crate::flow::batch::{CameraSettings, Settings};
+use crate::flow::detect::Detector;
+use crate::frame::CameraId;
+use crate::intake::intake;
+use crate::model::spec::ModelSpec;
+use crate::outbox::Outbox;
+use crate::stage::analyze::{Analyze, Filter};
+use crate::stage::infer::{self, Infer, Rung};
+use crate::stage::ingest::{Ingest, Never};
+use crate::stage::publish;
+use crate::supervise::{self, Beat};
+use crate::{http, metrics, sink, stop};
+
+/// A shared stage that has not moved for this long is stuck: not healthy, and no longer fed to systemd's watchdog.
+const STUCK: Duration = Duration::from_secs(10);
+
+/// The fastest camera that a ring is sized for.
+const MOST_FPS: u128 = 60;
+
+/// Runs the daemon on this machine until a signal stops it.
+///
+/// # Errors
+/// What kept it from starting, or made it stop.
+pub fn run(config: Config) -> Result<(), Fault> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let listener = http::bind(config.http.bind)?;
+    let device = Software::new(&config.model, &config.infer, config.batcher.max_batch_frames)?;
+    tracing::info!(device = device.describe(), model = device.spec().name, "Asked for the CPU, got it.");
+    let spec = Arc::clone(device.spec());
+    Daemon { config, device: Arc::new(device), spec, clock }.run(listener)
+}
+
+struct Daemon<D> {
+    config: Config,
+    device: Arc<D>,
+    spec: Arc<ModelSpec>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a warm engine has to say.
+struct Ready {
+    curve: Vec<Rung>,
+    slots: usize,
+}
+
+impl<D: Device> Daemon<D> {
+    fn run(self, listener: std::net::TcpListener) -> Result<(), Fault> {
+        let Daemon { config, device, spec, clock } = self;
+        let exporter = metrics::install()?;
+        let filter = Filter::new(&spec.labels, &config.model.classes)
+            .map_err(|unknown| unknown_classes(&spec, &unknown))?;
+        let board = Arc::new(Board::new(config.cameras.iter().map(|c| Arc::clone(&c.name))));
+        let outbox = Outbox::new(Arc::clone(&config.node), config.events.keep, Arc::clone(&clock));
+        let ready = Arc::new(AtomicBool::new(false));
+        let beats: Vec<(&'static str, Beat)> =
+            ["infer", "analyze", "publish"].map(|name| (name, Beat::new(clock.now()))).into();
+        let [infer_beat, analyze_beat, publish_beat] = [0, 1, 2].map(|i| beats[i].1.clone());
+        let (fatal, fatals) = bounded(8);
+        // Every worker holds a clone; when all are gone, everything has ended.
+        let (alive, all_ended) = bounded::<Never>(0);
+
+        // The sockets, on tokio. They start first: a probe can ask how far the start has come.
+        let net =
+            Net::start(&config, listener, &board, &outbox, &clock, exporter, probes(&ready, beats, &clock))?;
+
+        // The frame path, from its end to its beginning.
+        let (events, drafts) = bounded(4096);
+        let (results, work) = bounded(2);
+        let (warm, warmed) = bounded(1);
+        let camera_settings: Vec<CameraSettings> = config.cameras.iter().map(camera_settings).collect();
+        let settings =
+            Settings { max_batch_frames: config.batcher.max_batch_frames, max_wait: config.batcher.max_wait };
+        let (ports, intake) = intake::<D::Pixels>(settings, &camera_settings, &board, &clock, infer_beat);
+        let (handed, engine_outputs) = bounded(1);
+
+        let mut workers = vec![{
+            let (outbox, clock, alive) = (Arc::clone(&outbox), Arc::clone(&clock), alive.clone());
+            supervise::stage("publish", fatal.clone(), move || {
+                publish::run(&drafts, &outbox, &publish_beat, &*clock);
+                drop(alive);
+                Ok(())
+            })?
+        }];
+        workers.push({
+            let (device, board, clock, alive, results) =
+                (Arc::clone(&device), Arc::clone(&board), Arc::clone(&clock), alive.clone(), results.clone());
+            let spec = Arc::clone(&spec);
+            supervise::stage("infer", fatal.clone(), move || {
+                let _alive = alive;
+                let mut engine = device.engine()?;
+                let detector = Detector::new(&spec, &engine.outputs())?;
+                let _ = handed.send(detector);
+                let curve = infer::warm_up(&mut engine, &*clock)?;
+                let slots = infer::largest_useful(&curve);
+                let _ = warm.send(Ready { curve, slots });
+                Infer::<D> { intake, engine, slots, results, board, clock }.run()
+            })?
+        });
+
+        // Signals are heard from here on, so that a slow model load can be interrupted.
+        let detector = match wait_for(&engine_outputs, &fatals, &net.signals) {
+            Waited::Got(detector) => detector,
+            Waited::Signal => return Ok(()),
+            Waited::Fatal(fault) => return Err(fault),
+        };
+        workers.push({
+            let analyze = Analyze {
+                work,
+                detector,
+                filter,
+                cameras: config.cameras.clone(),
+                labels: spec.labels.clone(),
+                track: config.track.clone(),
+                settings: config.events.clone(),
+                events: events.clone(),
+                board: Arc::clone(&board),
+                clock: Arc::clone(&clock),
+                beat: analyze_beat,
+            };
+            let alive = alive.clone();
+            supervise::stage("analyze", fatal.clone(), move || {
+                analyze.run();
+                drop(alive);
+                Ok(())
+            })?
+        });
+        match wait_for(&warmed, &fatals, &net.signals) {
+            Waited::Got(got) => report(&got),
+            Waited::Signal => return Ok(()),
+            Waited::Fatal(fault) => return Err(fault),
+        }
+
+        let (stop_cameras, stopped) = bounded::<Never>(0);
+        for ((id, camera), port) in (0..).map(CameraId).zip(&config.cameras).zip(ports) {
+            let ingest = Ingest {
+                camera: camera.clone(),
+                id,
+                device: Arc::clone(&device),
+                port,
+                board: Arc::clone(&board),
+                clock: Arc::clone(&clock),
+                events: events.clone(),
+                analyze: results.clone(),
+                stop: stopped.clone(),
+            };
+            let alive = alive.clone();
+            workers.push(supervise::spawn(&format!("cam-{}", camera.name), move || {
+                ingest.run();
+                drop(alive);
+            })?);
+        }
+        // Only the stages hold these from now on: their end is the signal.
+        drop((events, results, alive, fatal, stopped));
+        ready.store(true, Relaxed);
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!(cameras = config.cameras.len(), http = %config.http.bind, "Ready.");
+
+        let verdict = select! {
+            recv(net.signals) -> _ => Ok(()),
+            recv(fatals) -> fault => fault.map_or(Ok(()), Err),
+        };
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        ready.store(false, Relaxed);
+        if let Err(fault) = &verdict {
+            tracing::error!("A shared stage failed; stopping. {fault}");
+        }
+        drop(stop_cameras);
+        let in_time = end(workers, &all_ended, config.grace);
+        net.stop(config.grace);
+        for card in board.cameras() {
+            let counts = card.ledger.read();
+            tracing::info!(
+                camera = &*card.name,
+                frames_in = counts.frames_in,
+                in_flight = counts.in_flight(),
+                "Stopped."
+            );
+        }
+        verdict.and(in_time)
+    }
+}
+
+/// Waits for all workers, at most for the grace period.
+fn end(workers: Vec<supervise::Worker>, all_ended: &Receiver<Never>, grace: Duration) -> Result<(), Fault> {
+    match all_ended.recv_timeout(grace) {
+        Err(RecvTimeoutError::Disconnected) => {
+            workers.into_iter().for_each(supervise::Worker::join);
+            Ok(())
+        }
+        Ok(_) | Err(RecvTimeoutError::Timeout) => {
+            let late: Vec<String> =
+                workers.iter().filter(|w| !w.is_finished()).map(|w| w.name().to_owned()).collect();
+            Err(Fault::new(
+                Who::Bug,
+                "grace",
+                format!("not stopped within {} ms: {}", grace.as_millis(), late.join(", ")),
+            ))
+        }
+    }
+}
+
+fn camera_settings(camera: &crate::config::Camera) -> CameraSettings {
+    // A lossless file waits for room by itself and must not be thinned, however slow the engine is.
+    let lossless = matches!(camera.source, Source::File { realtime: false, .. });
+    let ring = if lossless { Duration::from_secs(3600) } else { camera.ring };
+    let frames = camera.ring.as_millis() * MOST_FPS / 1000;
+    CameraSettings {
+        ring,
+        max_frames: usize::try_from(frames.max(2)).unwrap_or(2),
+        drop_policy: camera.drop_policy,
+    }
+}
+
+fn report(ready: &Ready) {
+    for rung in &ready.curve {
+        tracing::info!(
+            batch = rung.frames,
+            service_ms = rung.service.as_secs_f64() * 1e3,
+            fps = rung.frames as f64 / rung.service.as_secs_f64(),
+            "Measured the engine."
+        );
+    }
+    tracing::info!(batch = ready.slots, "The largest batch that makes frames cheaper.");
+}
+
+fn unknown_classes(spec: &ModelSpec, unknown: &[String]) -> Fault {
+    let known: Vec<&str> = spec.labels.iter().map(|l| &**l).filter(|l| !l.is_empty()).collect();
+    Fault::new(
+        Who::Config,
+        "classes",
+        format!("[model] classes: model {} has no label {}", spec.name, unknown.join(", ")),
+    )
+    .remedy(format!("its labels are: {}", known.join(", ")))
+}
+
+enum Waited<T> {
+    Got(T),
+    Signal,
+    Fatal(Fault),
+}
+
+fn wait_for<T>(what: &Receiver<T>, fatals: &Receiver<Fault>, signals: &Receiver<()>) -> Waited<T> {
+    let died = || Fault::new(Who::Bug, "start", "the engine's thread ended before it was ready");
+    select! {
+        recv(what) -> got => match got {
+            Ok(got) => Waited::Got(got),
+            // Its sender is gone because the thread failed; the reason is on its way.
+            Err(_) => Waited::Fatal(fatals.recv_timeout(Duration::from_secs(1)).unwrap_or_else(|_| died())),
+        },
+        recv(signals) -> _ => Waited::Signal,
+        recv(fatals) -> fault => Waited::Fatal(fault.unwrap_or_else(|_| died())),
+    }
+}
+
+/// What the health checks ask.
+struct Probes {
+    missing: http::Probe,
+    stuck: http::Probe,
+}
+
+fn probes(ready: &Arc<AtomicBool>, beats: Vec<(&'static str, Beat)>, clock: &Arc<dyn Clock>) -> Probes {
+    let (is_ready, was_ready, clock) = (Arc::clone(ready), Arc::clone(ready), Arc::clone(clock));
+    Probes {
+        missing: Arc::new(move || {
+            if is_ready.load(Relaxed) {
+                Vec::new()
+            } else {
+                vec!["the model has not been warmed up yet".to_owned()]
+            }
+        }),
+        stuck: Arc::new(move || {
+            if !was_ready.load(Relaxed) {
+                return Vec::new();
+            }
+            let now = clock.now();
+            let stuck = beats.iter().filter(|(_, beat)| now.since(beat.last()) > STUCK);
+            stuck
+                .map(|(name, beat)| {
+                    format!("{name} has not moved for {:.0} s", now.since(beat.last()).as_secs_f32())
+                })
+                .collect()
+        }),
+    }
+}
+
+/// Everything that runs on tokio.
+struct Net {
+    runtime: tokio::runtime::Runtime,
+    stopper: stop::Source,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    /// One message a signal; the second one never gets here, it ends the process.
+    signals: Receiver<()>,
+}
+
+impl Net {
+    fn start(
+        config: &Config,
+        listener: std::net::TcpListener,
+        board: &Arc<Board>,
+        outbox: &Arc<Outbox>,
+        clock: &Arc<dyn Clock>,
+        exporter: metrics::Exporter,
+        probes: Probes,
+    ) -> Result<Net, Fault> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("net")
+            .enable_all()
+            .build()
+            .map_err(|e| Fault::new(Who::Device, "threads", format!("tokio does not start: {e}")))?;
+        let (stopper, stop) = stop::stop();
+        let (heard, signals) = bounded(1);
+        let mut tasks = Vec::new();
+        runtime.spawn(hear_signals(heard));
+        runtime.spawn(feed_watchdog(Arc::clone(&probes.stuck)));
+        let api = http::Api {
+            node: Arc::clone(&config.node),
+            board: Arc::clone(board),
+            outbox: Arc::clone(outbox),
+            clock: Arc::clone(clock),
+            metrics: exporter,
+            missing: probes.missing,
+            stuck: probes.stuck,
+            limits: http::Limits::new(&config.http),
+        };
+        let serving = http::serve(listener, api, stop.clone());
+        tasks.push(runtime.spawn(async move {
+            if let Err(fault) = serving.await {
+                tracing::error!("HTTP has ended: {fault}");
+            }
+        }));
+        if let Some(mqtt) = config.mqtt.clone() {
+            tasks.push(runtime.spawn(sink::mqtt::run(
+                mqtt,
+                Arc::clone(&config.node),
+                outbox.reader(0),
+                Arc::clone(board),
+                Arc::clone(clock),
+                stop,
+            )));
+        }
+        Ok(Net { runtime, stopper, tasks, signals })
+    }
+
+    /// Lets the sinks flush, at most for the grace period.
+    fn stop(self, grace: Duration) {
+        drop(self.stopper);
+        let tasks = self.tasks;
+        self.runtime.block_on(async move {
+            let all = async {
+                for task in tasks {
+                    let _ = task.await;
+                }
+            };
+            if tokio::time::timeout(grace, all).await.is_err() {
+                tracing::warn!("A sink did not finish within the grace period.");
+            }
+        });
+        self.runtime.shutdown_timeout(Duration::from_millis(200));
+    }
+}
+
+/// The first SIGTERM or SIGINT asks for a stop; the second one does not ask.
+async fn hear_signals(heard: Sender<()>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("Signals cannot be heard; stop with SIGKILL.");
+        return;
+    };
+    for count in 1.. {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        if count == 1 {
+            tracing::info!("Stopping; a second signal exits at once.");
+            let _ = heard.try_send(());
+        } else {
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Tells systemd that we live, as long as every shared stage does.
+async fn feed_watchdog(stuck: http::Probe) {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut every = tokio::time::interval(limit / 2);
+    loop {
+        every.tick().await;
+        let stages = stuck();
+        if stages.is_empty() {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        } else {
+            tracing::error!("Not feeding systemd's watchdog: {}.", stages.join("; "));
+        }
+    }
+}

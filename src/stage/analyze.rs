@@ -1,0 +1,182 @@
+//! `analyze`: tensors to boxes, boxes to tracks, tracks to events; and each frame's last fate.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::board::Board;
+use crate::clock::{Clock, Wall};
+use crate::config;
+use crate::device::Outputs;
+use crate::event::Draft;
+use crate::flow::detect::Detector;
+use crate::flow::rules::{FrameContext, Rules};
+use crate::flow::track::Tracker;
+use crate::frame::{CameraId, Detection, Fate, FrameKey, Size, Stamp};
+use crate::metrics;
+use crate::model::spec::{Placement, TensorView};
+use crate::supervise::Beat;
+
+/// A frame whose results are there.
+#[derive(Clone, Copy, Debug)]
+pub struct Analyzable {
+    /// Which.
+    pub key: FrameKey,
+    /// When.
+    pub stamp: Stamp,
+    /// How large the picture was.
+    pub size: Size,
+    /// Where it lies in the input tensor.
+    pub place: Placement,
+}
+
+/// What comes to this stage.
+pub enum Work<O> {
+    /// A batch has been through the engine: frame `i` is slot `i`.
+    Batch {
+        /// The frames.
+        frames: Vec<Analyzable>,
+        /// What the network said of them.
+        outputs: O,
+    },
+    /// A camera stopped delivering: its tracks end.
+    Lost {
+        /// Which.
+        camera: CameraId,
+        /// When it was noticed.
+        wall: Wall,
+    },
+}
+
+/// One camera's memory.
+struct Scene {
+    tracker: Tracker,
+    rules: Rules,
+    latency: metrics::Timer,
+}
+
+/// What the loop needs.
+pub struct Analyze<O> {
+    /// Results and losses.
+    pub work: Receiver<Work<O>>,
+    /// Reads the network's outputs.
+    pub detector: Detector,
+    /// Labels that count.
+    pub filter: Filter,
+    /// Cameras in order, for their rules.
+    pub cameras: Vec<config::Camera>,
+    /// The model's labels.
+    pub labels: Vec<Arc<str>>,
+    /// `[track]`.
+    pub track: config::Track,
+    /// `[events]`.
+    pub settings: config::Events,
+    /// Towards `publish`.
+    pub events: Sender<Draft>,
+    /// For fates and latency.
+    pub board: Arc<Board>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// For the watchdog.
+    pub beat: Beat,
+}
+
+/// Which detections count at all.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// By class index: reported or not.
+    pub classes: Vec<bool>,
+}
+
+impl Filter {
+    /// From `[model] classes`; empty takes every named label.
+    ///
+    /// # Errors
+    /// The names that the model does not know.
+    pub fn new(labels: &[Arc<str>], wanted: &[String]) -> Result<Filter, Vec<String>> {
+        let unknown: Vec<String> =
+            wanted.iter().filter(|w| !labels.iter().any(|l| **l == ***w)).cloned().collect();
+        if !unknown.is_empty() {
+            return Err(unknown);
+        }
+        let counts = |label: &Arc<str>| {
+            !label.is_empty() && (wanted.is_empty() || wanted.iter().any(|w| **w == **label))
+        };
+        Ok(Filter { classes: labels.iter().map(counts).collect() })
+    }
+
+    fn keeps(&self, detection: &Detection) -> bool {
+        self.classes.get(usize::from(detection.class)).copied().unwrap_or(false)
+    }
+}
+
+impl<O: Outputs> Analyze<O> {
+    /// Runs until `infer` and every camera have gone.
+    pub fn run(mut self) {
+        let meter = metrics::stage("analyze");
+        let mut scenes: Vec<Scene> = self
+            .cameras
+            .iter()
+            .map(|camera| Scene {
+                tracker: Tracker::new(self.track.clone()),
+                rules: Rules::new(camera, &self.labels, &self.settings),
+                latency: metrics::event_latency(&camera.name),
+            })
+            .collect();
+        let mut found = Vec::new();
+        let mut drafts = Vec::new();
+        loop {
+            let work = self.work.recv_timeout(Beat::EVERY);
+            let began = self.clock.now();
+            self.beat.touch(began);
+            let work = match work {
+                Ok(work) => work,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            match work {
+                Work::Batch { frames, outputs } => {
+                    for (slot, frame) in frames.iter().enumerate() {
+                        self.detect(slot, frame, &outputs, &mut found);
+                        self.follow(frame, &found, &mut scenes[frame.key.camera.index()], &mut drafts);
+                    }
+                }
+                Work::Lost { camera, wall } => {
+                    let scene = &mut scenes[camera.index()];
+                    scene.rules.apply_without_frame(wall, scene.tracker.end_all(), &mut drafts);
+                    self.board.camera(camera).tracks.store(0, Relaxed);
+                }
+            }
+            for draft in drafts.drain(..) {
+                // Fails only when `publish` is gone: the daemon is going down.
+                let _ = self.events.send(draft);
+            }
+            meter.record(self.clock.now().since(began));
+        }
+    }
+
+    fn detect(&mut self, slot: usize, frame: &Analyzable, outputs: &O, found: &mut Vec<Detection>) {
+        found.clear();
+        let views: Vec<TensorView<'_>> = (0..outputs.count()).map(|i| outputs.view(i, slot)).collect();
+        let report = self.detector.decode(&views, &frame.place, frame.size, found);
+        if report.non_finite > 0 {
+            tracing::debug!(key = %frame.key, values = report.non_finite, "The network returned values that are no numbers.");
+        }
+        found.retain(|d| self.filter.keeps(d));
+    }
+
+    /// One frame's boxes through tracker and rules; the frame's fate and latency.
+    fn follow(&self, frame: &Analyzable, found: &[Detection], scene: &mut Scene, drafts: &mut Vec<Draft>) {
+        let changes = scene.tracker.update(frame.stamp.arrived, frame.size, found);
+        let now = self.clock.now();
+        let context = FrameContext { key: frame.key, stamp: frame.stamp, size: frame.size, now };
+        scene.rules.apply(&context, changes, drafts);
+        let card = self.board.camera(frame.key.camera);
+        card.tracks.store(scene.tracker.tracks().count(), Relaxed);
+        let latency = now.since(frame.stamp.arrived);
+        card.note_latency(now, latency);
+        scene.latency.record(latency);
+        card.ledger.settle(Fate::Inferred);
+    }
+}

@@ -1,0 +1,204 @@
+//! The whole daemon as its users meet it: the binary, real RTSP servers, HTTP. Everything listens on a free loopback
+//! port and is killed on drop.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::wait::until;
+
+/// The `weir` binary under test.
+pub fn weir() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_weir"))
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("it is bound").port()
+}
+
+/// The repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Whether what `cargo xtask test` sets up is here; says so out loud when not.
+pub fn ready(test: &str) -> bool {
+    let model = weir::config::cache_dir().join("models/coco-ssd.onnx");
+    let library = weir::device::software::session::candidates().iter().any(|p| p.is_file());
+    if model.is_file() && library {
+        return true;
+    }
+    println!("skipped: {test}: no ONNX Runtime or no {} (`cargo xtask setup` fetches them)", model.display());
+    false
+}
+
+/// The street clip that `cargo xtask setup` makes.
+pub fn street() -> PathBuf {
+    weir::config::cache_dir().join("video/street-h264.mp4")
+}
+
+/// One RTSP camera: a process of its own, so that signals hit it alone.
+pub struct Sim {
+    child: Child,
+    pub url: String,
+    args: Vec<String>,
+}
+
+impl Sim {
+    /// Starts `rtsp-sim` with these arguments on a free port.
+    pub fn start(args: &[&str]) -> Sim {
+        let args: Vec<String> = args.iter().map(|s| (*s).to_owned()).collect();
+        let port = free_port();
+        Self::on(port, args)
+    }
+
+    fn on(port: u16, args: Vec<String>) -> Sim {
+        let binary = Path::new(env!("CARGO_BIN_EXE_weir")).with_file_name("examples/rtsp-sim");
+        assert!(binary.is_file(), "{} is missing: `cargo build --examples` first", binary.display());
+        let mut child = Command::new(binary)
+            .args(["--port", &port.to_string()])
+            .args(&args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("rtsp-sim starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("rtsp-sim says where it listens");
+        let hello: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("rtsp-sim said {line:?}: {e}"));
+        Sim { child, url: hello["url"].as_str().expect("it names its url").to_owned(), args }
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// The same camera at the same port again.
+    pub fn restart(&mut self) {
+        let port = url::Url::parse(&self.url).ok().and_then(|u| u.port()).expect("the url has a port");
+        *self = Self::on(port, self.args.clone());
+    }
+
+    /// SIGSTOP or SIGCONT.
+    pub fn signal(&self, signal: &str) {
+        send(signal, self.child.id());
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn send(signal: &str, pid: u32) {
+    let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
+    assert!(status.is_ok_and(|s| s.success()), "kill -{signal} {pid}");
+}
+
+/// A running daemon.
+pub struct Daemon {
+    child: Child,
+    /// `http://127.0.0.1:PORT`.
+    pub http: String,
+    log: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Daemon {
+    /// Starts `weir run` on this configuration, to which node, model and a free HTTP port are added.
+    pub fn start(config: &str) -> Daemon {
+        let daemon = Self::spawn(config, "[model]\nname = \"coco-ssd\"\n");
+        until("the daemon is ready", || daemon.get("/readyz").ok().map(drop));
+        daemon
+    }
+
+    /// The same without waiting, and with a `[model]` of one's own.
+    pub fn spawn(config: &str, model: &str) -> Daemon {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let port = free_port();
+        let path = dir.path().join("weir.toml");
+        let models = root().join("models");
+        let model = if model.contains("path") { model.to_owned() } else { format!("{model}dirs = [{:?}]\n", models) };
+        let text = format!(
+            "[node]\nname = \"test\"\n[http]\nbind = \"127.0.0.1:{port}\"\n{model}\n{config}"
+        );
+        std::fs::write(&path, text).expect("the configuration is written");
+        let log = dir.path().join("log");
+        let file = std::fs::File::create(&log).expect("the log is made");
+        let child = weir()
+            .args(["run", "-c"])
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .expect("weir starts");
+        Daemon { child, http: format!("http://127.0.0.1:{port}"), log, _dir: dir }
+    }
+
+    /// The body of a 2xx answer.
+    pub fn get(&self, path: &str) -> Result<String, ureq::Error> {
+        let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().into();
+        agent.get(format!("{}{path}", self.http)).call()?.body_mut().read_to_string()
+    }
+
+    /// One camera's state from the API.
+    pub fn camera(&self, name: &str) -> Value {
+        let text = self.get(&format!("/api/v1/cameras/{name}")).expect("the API answers");
+        serde_json::from_str(&text).expect("the API speaks JSON")
+    }
+
+    /// Waits until a camera's state is this.
+    pub fn wait_state(&self, name: &str, state: &str) -> Value {
+        until(&format!("camera {name} is {state}"), || {
+            let camera = self.camera(name);
+            (camera["state"] == state).then_some(camera)
+        })
+    }
+
+    /// All events so far.
+    pub fn events(&self) -> Vec<Value> {
+        let text = self.get("/api/v1/events?limit=1000").expect("the API answers");
+        let page: Value = serde_json::from_str(&text).expect("the API speaks JSON");
+        page["events"].as_array().expect("a page has events").clone()
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// SIGTERM or another.
+    pub fn signal(&self, signal: &str) {
+        send(signal, self.child.id());
+    }
+
+    /// Waits for its end: the exit code, and how long it took.
+    #[expect(clippy::disallowed_methods, reason = "another process has no clock of ours")]
+    pub fn wait(&mut self) -> (Option<i32>, Duration) {
+        let start = Instant::now();
+        let status = until("the daemon ends", || self.child.try_wait().expect("it is our child"));
+        (status.code(), start.elapsed())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let _ = std::io::stderr().write_all(format!("--- the daemon's log ---\n{}", self.log()).as_bytes());
+        }
+    }
+}
