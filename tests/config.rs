@@ -155,8 +155,7 @@ fn the_reference_loads_and_its_values_are_the_defaults() {
     let reference = weir::config::reference().replace("#name = \"coco", "name = \"coco");
     let (full, warnings) = World::usual().load(&reference).unwrap();
     assert!(warnings.is_empty());
-    let least =
-        "[model]\nname = \"coco-ssd\"\n[cameras.porch]\nsource = \"rtsp://192.0.2.10/stream1\"\n";
+    let least = "[model]\nname = \"coco-ssd\"\n[cameras.porch]\nsource = \"rtsp://192.0.2.10/stream1\"\n";
     let (least, _) = World::usual().load(least).unwrap();
     assert_eq!(format!("{full:#?}"), format!("{least:#?}"));
 }
@@ -187,7 +186,6 @@ fn every_key_arrives() {
         [model]
         path = "my-detector.onnx"
         classes = ["person", "car"]
-        score = 0.25
         [infer]
         threads = 3
         [batcher]

@@ -164,7 +164,7 @@ fn model(check: &mut Check<'_>, section: &Section) -> Option<Model> {
         (Some(name), None) => model_by_name(check, section, name)?,
         (None, Some(path)) => model_by_path(check, section, path)?,
     };
-    Some(Model { file, manifest, classes: section.texts("classes"), score: section.float("score") })
+    Some(Model { file, manifest, classes: section.texts("classes") })
 }
 
 fn model_by_name(check: &mut Check<'_>, section: &Section, name: &str) -> Option<(PathBuf, PathBuf)> {
