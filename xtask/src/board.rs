@@ -113,6 +113,7 @@ mod tests {
         answer.cameras[0].name = "überwachung-nord-ost".into();
         let lines: Vec<String> = table(&answer.cameras).lines().map(str::to_owned).collect();
         let widths: Vec<usize> = lines.iter().map(|line| line.chars().count()).collect();
+        assert!(lines[1].starts_with("überwachung-nord-ost  online"), "{lines:#?}");
         assert!(widths.iter().all(|w| *w == widths[0]), "{lines:#?}");
     }
 

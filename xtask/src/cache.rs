@@ -141,6 +141,12 @@ impl Drop for Scratch {
     }
 }
 
+/// A file of this folder whose name has this ending.
+pub fn with_ending(folder: &Path, ending: &str) -> Option<PathBuf> {
+    let mut files = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    files.find(|path| path.extension().is_some_and(|e| e == ending))
+}
+
 /// SHA-256 of a file, in lower-case hex.
 pub fn hash(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;

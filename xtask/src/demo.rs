@@ -51,7 +51,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let judged = stage.play(options, &stop);
     let last = stage.strike();
     // The daemon's last words matter when it did not do what it should.
-    let verdict = judged.and_then(|()| last);
+    let verdict = judged.and(last);
     if verdict.is_err() {
         stage.show_log();
     }

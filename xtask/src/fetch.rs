@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 /// No model is larger.
 const MOST_BYTES: u64 = 4 << 30;
@@ -21,13 +21,10 @@ pub fn download(url: &str, to: &Path) -> anyhow::Result<()> {
         .header("accept-encoding", "identity")
         .call()
         .with_context(|| format!("cannot fetch {url}"))?;
-    let announced = answer.body().content_length();
     let mut file = File::create(to).with_context(|| format!("cannot write {}", to.display()))?;
     let mut body = answer.body_mut().with_config().limit(MOST_BYTES).reader();
-    let got = io::copy(&mut body, &mut file).with_context(|| format!("{url} broke off"))?;
-    if announced.is_some_and(|n| n != got) {
-        bail!("{url} broke off after {got} of {} bytes", announced.unwrap_or_default());
-    }
+    // ureq compares with the Content-Length: a test holds it to that.
+    io::copy(&mut body, &mut file).with_context(|| format!("{url} broke off"))?;
     file.flush()?;
     Ok(())
 }

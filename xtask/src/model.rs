@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, with_ending};
 use crate::proc::{Build, quiet, say};
 
 #[derive(Deserialize)]
@@ -167,11 +167,7 @@ fn unpack_npm(source: &Source, scratch: &Path) -> anyhow::Result<()> {
     let mut pack = Command::new("npm");
     pack.args(["pack", "--silent", "--pack-destination"]).arg(scratch).arg(format!("{package}@{version}"));
     quiet(pack.current_dir(scratch))?;
-    let tarball = fs::read_dir(scratch)?.flatten().map(|entry| entry.path());
-    let tarball = tarball
-        .filter(|p| p.extension().is_some_and(|e| e == "tgz"))
-        .next()
-        .context("npm left no tarball")?;
+    let tarball = with_ending(scratch, "tgz").context("npm left no tarball")?;
     let found = crate::cache::hash(&tarball)?;
     if found != *tarball_sha256 {
         bail!(

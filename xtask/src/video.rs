@@ -1,13 +1,12 @@
 //! The demo's street scene: Debian's `opencv-doc` carries vtest.avi, pedestrians before a fixed camera. It is encoded
 //! once as a camera would: 25 fps, a key frame a second, no B-frames, one slice a picture.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::cache::{Cache, hash};
+use crate::cache::{Cache, hash, with_ending};
 use crate::proc::{execute, quiet, say};
 use crate::setup::Apt;
 
@@ -78,9 +77,7 @@ fn source(scratch: &Path, apt: &mut Apt) -> anyhow::Result<PathBuf> {
     }
     say("fetching Debian's opencv-doc: 96 MB, for its street scene vtest.avi");
     apt.download("opencv-doc", scratch)?;
-    let package = fs::read_dir(scratch)?.flatten().map(|entry| entry.path());
-    let package = package.filter(|p| p.extension().is_some_and(|e| e == "deb")).next();
-    let package = package.context("apt-get download left no opencv-doc package")?;
+    let package = with_ending(scratch, "deb").context("apt-get download left no opencv-doc package")?;
     let archive = scratch.join("opencv-doc.tar");
     let mut open = Command::new("sh");
     open.args(["-c", r#"dpkg-deb --fsys-tarfile "$1" > "$2""#, "sh"]).arg(package).arg(&archive);

