@@ -42,7 +42,7 @@ pub fn ready(test: &str) -> bool {
 
 /// The street clip that `cargo xtask setup` makes.
 pub fn street() -> PathBuf {
-    weir::config::cache_dir().join("video/street-h264.mp4")
+    weir::config::cache_dir().join("video/vtest-h264.mp4")
 }
 
 /// One RTSP camera: a process of its own, so that signals hit it alone.
@@ -178,6 +178,11 @@ impl Daemon {
     /// What it logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// SIGTERM or another.
