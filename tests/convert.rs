@@ -4,6 +4,8 @@
 //! This holds the operators, the folding and the batch to account. It does not show that real files are read rightly;
 //! that was checked once, on real weights against TensorFlow.js itself (see models/README.md).
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers outside of #[test] functions use them too
+
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -438,6 +440,28 @@ fn nothing_is_folded_into_a_value_that_another_node_reads() {
     let c = conv(&x, &filter, one);
     let biased = c.channels(&bias.data, |v, b| v + b);
     net.check(&x, true, &[("out", &biased.zip(&c, |a, b| a - b)), ("biased", &biased)]);
+}
+
+/// Channels-first in memory next to channels-last, and an axis taken from the middle.
+#[test]
+fn values_stored_in_different_orders_meet() {
+    let mut net = Net::new(7);
+    let x = Array::make(&[FRAMES, 3, 4, 2], |i| (i[0] * 24 + i[1] * 8 + i[2] * 2 + i[3]) as f64 / 10.0);
+    net.node("x", "Placeholder", &[], json!({}));
+    let filter = net.weights("w", &[1, 1, 2, 2]);
+    let one = Window { kernel: 1, stride: 1, dilation: 1, same: true };
+    net.node("c", "Conv2D", &["x", "w"], one.attr());
+    net.node("sum", "AddV2", &["x", "c"], json!({}));
+    net.scalar("last", -1);
+    net.node("both", "ConcatV2", &["x", "c", "last"], json!({}));
+    net.node("part", "Unpack", &["c"], json!({ "num": { "i": "2" }, "axis": { "i": "3" } }));
+    let c = conv(&x, &filter, one);
+    let both = Array::make(&[FRAMES, 3, 4, 4], |i| {
+        let from = if i[3] < 2 { &x } else { &c };
+        from.at(&[i[0], i[1], i[2], i[3] % 2])
+    });
+    let part = Array::make(&[FRAMES, 3, 4], |i| c.at(&[i[0], i[1], i[2], 1]));
+    net.check(&x, false, &[("sum", &x.zip(&c, |a, b| a + b)), ("both", &both), ("part:1", &part)]);
 }
 
 /// A graph that was exported for a batch of 1 has that 1 in its reshapes.
