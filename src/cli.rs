@@ -130,6 +130,24 @@ pub struct TryArgs {
 /// `weir model …`.
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
+    /// Say what an .onnx file is, and print a model.toml to start from
+    #[command(after_long_help = "Example:\n  weir model inspect yolox_nano.onnx")]
+    Inspect {
+        /// The .onnx file
+        file: PathBuf,
+    },
+    /// Free a fixed batch, so that frames of several cameras share a run
+    ///
+    /// Edits the graph and proves on random input that a batch of four equals four batches of one; writes nothing
+    /// when it does not. Needs ONNX Runtime.
+    #[command(after_long_help = "Example:\n  weir model prepare yolox_nano.onnx -o yolox_nano-free.onnx")]
+    Prepare {
+        /// The .onnx file with a fixed batch
+        file: PathBuf,
+        /// The .onnx file to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
     /// Convert a TensorFlow.js graph model to ONNX, by the recipe in its model.toml
     #[command(
         after_long_help = "Example:\n  weir model convert --manifest models/coco-ssd/model.toml --from package/models/coco-ssd -o coco-ssd.onnx"
@@ -184,6 +202,8 @@ fn dispatch(command: Command) -> ExitCode {
         Command::Run { file } => commands::run(&file),
         Command::Check { file, live } => commands::check(&file, live),
         Command::Try(args) => commands::try_model(&args),
+        Command::Model(ModelCommand::Inspect { file }) => commands::inspect(&file),
+        Command::Model(ModelCommand::Prepare { file, output }) => commands::prepare(&file, &output),
         Command::Model(ModelCommand::Convert { manifest, from, output }) => {
             commands::convert(&manifest, &from, &output)
         }

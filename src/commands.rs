@@ -7,9 +7,10 @@ use std::process::ExitCode;
 
 use crate::cli::{ConfigFile, TryArgs, exit, load, load_from, print};
 use crate::config::{Env, Stat, System};
+use crate::device::software::session::load_runtime;
 use crate::fault::{Fault, Who};
 use crate::model::manifest::Manifest;
-use crate::model::tfjs;
+use crate::model::{inspect, prepare, tfjs};
 use crate::tryout::Tryout;
 use crate::{live, log, run as daemon};
 
@@ -111,6 +112,22 @@ impl Env for Inline {
 
     fn stat(&self, path: &Path) -> io::Result<Stat> {
         System.stat(path)
+    }
+}
+
+/// `weir model inspect`.
+pub fn inspect(file: &Path) -> ExitCode {
+    match inspect::inspect(file) {
+        Ok(report) => print(&report.to_string()),
+        Err(fault) => failed(&fault),
+    }
+}
+
+/// `weir model prepare`.
+pub fn prepare(file: &Path, output: &Path) -> ExitCode {
+    match load_runtime(None).and_then(|runtime| prepare::prepare(file, output, &runtime)) {
+        Ok(prepared) => print(&prepared.to_string()),
+        Err(fault) => failed(&fault),
     }
 }
 

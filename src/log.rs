@@ -29,7 +29,9 @@ pub fn filter(level: &str) -> Result<EnvFilter, String> {
         }
     }
     // ONNX Runtime tells each step of its optimiser at info; whoever wants that says ort=info.
-    EnvFilter::builder().parse(format!("ort=warn,{level}")).map_err(|_| "for example info,weir::stage=debug".to_owned())
+    EnvFilter::builder()
+        .parse(format!("ort=warn,{level}"))
+        .map_err(|_| "for example info,weir::stage=debug".to_owned())
 }
 
 /// What `auto` means here. `JOURNAL_STREAM` is set by systemd when standard error goes to the journal

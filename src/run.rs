@@ -357,14 +357,15 @@ impl Net {
             }
         }));
         if let Some(mqtt) = config.mqtt.clone() {
-            tasks.push(runtime.spawn(sink::mqtt::run(
-                mqtt,
-                Arc::clone(&config.node),
-                outbox.reader(0),
-                Arc::clone(board),
-                Arc::clone(clock),
-                stop,
-            )));
+            let wiring = sink::mqtt::Wiring {
+                node: Arc::clone(&config.node),
+                outbox: Arc::clone(outbox),
+                board: Arc::clone(board),
+                clock: Arc::clone(clock),
+                // What is left of the grace period after the frame path has stopped is for HTTP.
+                flush: config.grace / 2,
+            };
+            tasks.push(runtime.spawn(sink::mqtt::Sink::new(mqtt, wiring)?.run(stop)));
         }
         Ok(Net { runtime, stopper, tasks, signals })
     }

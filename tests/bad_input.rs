@@ -24,11 +24,13 @@ fn each_broken_camera_says_why_and_a_sound_one_does_not_notice() {
     if !ready("each_broken_camera_says_why_and_a_sound_one_does_not_notice") {
         return;
     }
-    let locked = Sim::start(&[&PATTERN[..], &["--user", "admin", "--password", "right", "--digest"]].concat());
+    let locked =
+        Sim::start(&[&PATTERN[..], &["--user", "admin", "--password", "right", "--digest"]].concat());
     let open = Sim::start(&PATTERN);
     let dir = tempfile::tempdir().expect("a temporary folder");
     let text = dir.path().join("notes.txt");
-    std::fs::write(&text, "This is not a video, however long one looks at it.\n".repeat(50)).expect("written");
+    std::fs::write(&text, "This is not a video, however long one looks at it.\n".repeat(50))
+        .expect("written");
     let elsewhere = open.url.replace("/cam", "/nothing-here");
     let closed = daemon::free_port();
     let password = dir.path().join("password");
@@ -54,7 +56,9 @@ fn each_broken_camera_says_why_and_a_sound_one_does_not_notice() {
     let (code, message) = reason(&daemon, "text");
     assert_eq!((code.as_str(), message.as_str()), ("not_video", "what it delivers is not a video"));
     daemon.wait_state("sound", "online");
-    until("the sound camera is inferred", || (daemon.camera("sound")["frames"]["inferred"].as_u64() > Some(5)).then_some(()));
+    until("the sound camera is inferred", || {
+        (daemon.camera("sound")["frames"]["inferred"].as_u64() > Some(5)).then_some(())
+    });
     // No broker: said once, the daemon is ready all the same.
     until("the missing broker is reported", || daemon.log().contains("broker").then_some(()));
     daemon.get("/readyz").expect("ready without a broker");
@@ -79,9 +83,13 @@ fn the_right_password_opens_basic_and_digest_cameras() {
     ));
     daemon.wait_state("digest", "online");
     daemon.wait_state("basic", "online");
-    let everything = daemon.log() + &daemon.get("/api/v1/cameras").expect("the API answers")
+    let everything = daemon.log()
+        + &daemon.get("/api/v1/cameras").expect("the API answers")
         + &daemon.get("/metrics").expect("the metrics answer");
-    assert!(!everything.contains("p@ss") && !everything.contains("p%40ss"), "no credential leaves the daemon");
+    assert!(
+        !everything.contains("p@ss") && !everything.contains("p%40ss"),
+        "no credential leaves the daemon"
+    );
 }
 
 #[test]
@@ -100,7 +108,11 @@ fn a_port_in_use_is_named_with_the_way_out() {
     let output = weir().args(["run", "-c"]).arg(&path).output().expect("weir runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(78), "{stderr}");
-    assert!(stderr.contains(&format!("[http] bind = \"127.0.0.1:{port}\": another process already listens there")), "{stderr}");
+    assert!(
+        stderr
+            .contains(&format!("[http] bind = \"127.0.0.1:{port}\": another process already listens there")),
+        "{stderr}"
+    );
     assert!(stderr.contains("ss -ltnp"), "{stderr}");
 }
 
@@ -112,9 +124,13 @@ fn a_pdf_is_not_a_model() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let pdf = dir.path().join("model.onnx");
     std::fs::write(&pdf, b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n%%EOF\n").expect("written");
-    let manifest = std::fs::read_to_string(root().join("models/yolox-nano/model.toml")).expect("it is in the repository");
+    let manifest = std::fs::read_to_string(root().join("models/yolox-nano/model.toml"))
+        .expect("it is in the repository");
     std::fs::write(dir.path().join("model.toml"), manifest).expect("written");
-    let mut daemon = Daemon::spawn("[cameras.a]\nsource = \"rtsp://127.0.0.1:9/x\"\n", &format!("[model]\npath = {pdf:?}\n"));
+    let mut daemon = Daemon::spawn(
+        "[cameras.a]\nsource = \"rtsp://127.0.0.1:9/x\"\n",
+        &format!("[model]\npath = {pdf:?}\n"),
+    );
     let (code, _) = daemon.wait();
     let log = daemon.log();
     assert_eq!(code, Some(78), "{log}");

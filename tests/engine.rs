@@ -30,11 +30,8 @@ fn rig(most: usize, mut script: impl FnMut(usize) -> Result<(), Fault> + Send + 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let board = Arc::new(Board::new(["a", "b"].map(Arc::from)));
     let settings = Settings { max_batch_frames: most, max_wait: Duration::from_millis(1) };
-    let camera = CameraSettings {
-        ring: Duration::from_secs(60),
-        max_frames: 100,
-        drop_policy: DropPolicy::SkipFrame,
-    };
+    let camera =
+        CameraSettings { ring: Duration::from_secs(60), max_frames: 100, drop_policy: DropPolicy::SkipFrame };
     let beat = Beat::new(clock.now());
     let (ports, intake) = intake(settings, &[camera.clone(), camera], &board, &clock, beat);
     let mut runs = 0;
@@ -116,7 +113,11 @@ fn frames_that_wait_at_the_stop_are_still_inferred() {
             Work::Lost { .. } => 0,
         })
         .sum();
-    let dropped: u64 =
-        rig.board.cameras().iter().map(|c| c.ledger.read().of(Fate::Skipped) + c.ledger.read().of(Fate::Overrun)).sum();
+    let dropped: u64 = rig
+        .board
+        .cameras()
+        .iter()
+        .map(|c| c.ledger.read().of(Fate::Skipped) + c.ledger.read().of(Fate::Overrun))
+        .sum();
     assert_eq!(sent as u64 + dropped, 10);
 }

@@ -1,5 +1,7 @@
 //! Events over a real broker and a real HTTP client: whole, in order, at least once, whatever dies in between.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 #[path = "support/broker.rs"]
 mod broker;
 #[path = "support/net.rs"]
@@ -272,6 +274,63 @@ fn a_broker_that_accepts_and_never_answers_is_left_with_a_bounded_window() {
         (net.metric("weir_mqtt_errors_total{reason=\"no_answer\"}") >= 1.0).then_some(())
     });
     assert_eq!(published.load(SeqCst), 16 - 3, "never more than max_inflight");
+    net.stop();
+}
+
+/// A CA, and a certificate of it for the name `localhost` alone.
+fn certificates(dir: &std::path::Path) {
+    let run = |args: &str| {
+        let args: Vec<&str> = args.split_whitespace().collect();
+        let out = std::process::Command::new("openssl")
+            .args(&args)
+            .current_dir(dir)
+            .output()
+            .expect("openssl runs");
+        assert!(out.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    std::fs::write(dir.join("san"), "subjectAltName=DNS:localhost").unwrap();
+    for ca in ["ca", "stranger"] {
+        run(&format!("req -x509 {key} -keyout {ca}.key -out {ca}.pem -days 2 -subj /CN={ca}"));
+    }
+    run(&format!("req {key} -keyout server.key -out server.csr -subj /CN=broker"));
+    run(
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.pem",
+    );
+}
+
+#[test]
+fn tls_delivers_to_the_right_broker_and_to_no_other() {
+    let plain = broker::free_port();
+    let mut broker = Broker::new(&format!(
+        "certfile server.pem\nkeyfile server.key\nlistener {plain} 127.0.0.1\nallow_anonymous true"
+    ));
+    certificates(broker.dir());
+    broker.start();
+    let subscriber = Subscriber::new(plain);
+    let with = |host: &str, ca: &str| weir::config::Mqtt {
+        host: host.into(),
+        tls: Some(weir::config::MqttTls { ca_file: Some(broker.dir().join(ca)) }),
+        ..mqtt_config(broker.port)
+    };
+
+    for (host, ca) in [("127.0.0.1", "ca.pem"), ("localhost", "stranger.pem")] {
+        let mut net = Net::new(1_000, limits());
+        let before = net.metric("weir_mqtt_errors_total{reason=\"tls\"}");
+        net.mqtt(with(host, ca));
+        net.outbox.append(small(0));
+        until("the refusal", || {
+            (net.metric("weir_mqtt_errors_total{reason=\"tls\"}") > before).then_some(())
+        });
+        assert_eq!(net.outbox.backlogs(), [("mqtt", 1)], "{host} with {ca}");
+        net.stop();
+    }
+    assert!(subscriber.messages().is_empty(), "nothing went to a broker that could not prove its name");
+
+    let mut net = Net::new(1_000, limits());
+    net.mqtt(with("localhost", "ca.pem"));
+    net.outbox.append(small(0));
+    until("the event", || Some(subscriber.events()).filter(|m| m.len() == 1));
     net.stop();
 }
 

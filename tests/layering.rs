@@ -1,4 +1,5 @@
-//! The house rules that the compiler does not check: `src/flow` stays pure, and `unsafe` stays in `src/device/nvidia`.
+//! The house rules that the compiler does not check: `src/flow` stays pure, and `unsafe` stays in
+//! `src/device/nvidia`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -26,7 +26,10 @@ fn frames_in(daemon: &Daemon, camera: &str) -> u64 {
 }
 
 fn lost(camera: &Value) -> u64 {
-    ["overrun", "stale", "skipped", "decode_error", "failed"].iter().filter_map(|f| camera["frames"][f].as_u64()).sum()
+    ["overrun", "stale", "skipped", "decode_error", "failed"]
+        .iter()
+        .filter_map(|f| camera["frames"][f].as_u64())
+        .sum()
 }
 
 #[test]
@@ -73,10 +76,16 @@ fn a_killed_and_a_frozen_camera_come_back_within_two_seconds() {
     assert_eq!(steady["attempts"], 1, "and was never reconnected");
     let kinds = |camera: &str| -> Vec<String> {
         let ours = daemon.events().into_iter().filter(|e| e["camera"] == camera);
-        ours.filter_map(|e| e["kind"].as_str().map(str::to_owned)).filter(|k| k.starts_with("camera.")).collect()
+        ours.filter_map(|e| e["kind"].as_str().map(str::to_owned))
+            .filter(|k| k.starts_with("camera."))
+            .collect()
     };
     daemon.wait_state("killed", "online");
-    assert!(kinds("killed").starts_with(&["camera.online".into(), "camera.offline".into()]), "{:?}", kinds("killed"));
+    assert!(
+        kinds("killed").starts_with(&["camera.online".into(), "camera.offline".into()]),
+        "{:?}",
+        kinds("killed")
+    );
     assert_eq!(kinds("killed").last().map(String::as_str), Some("camera.online"));
     assert_eq!(kinds("steady"), ["camera.online"]);
 }

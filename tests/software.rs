@@ -28,12 +28,18 @@ fn people_in_a_street_become_tracked_events() {
     let started = until("a person is tracked", || {
         daemon.events().into_iter().find(|e| e["kind"] == "track.started" && e["track"]["label"] == "person")
     });
-    assert_eq!((started["schema"].as_str(), started["camera"].as_str()), (Some("weir.event/1"), Some("street")));
+    assert_eq!(
+        (started["schema"].as_str(), started["camera"].as_str()),
+        (Some("weir.event/1"), Some("street"))
+    );
     let bbox: Vec<f64> =
         started["track"]["bbox"].as_array().expect("a box").iter().filter_map(Value::as_f64).collect();
     assert!(bbox.len() == 4 && bbox.iter().all(|v| (0.0..=1.0).contains(v)), "{bbox:?}");
     let online = &daemon.events()[0];
-    assert_eq!((online["kind"].as_str(), online["video"]["codec"].as_str()), (Some("camera.online"), Some("h264")));
+    assert_eq!(
+        (online["kind"].as_str(), online["video"]["codec"].as_str()),
+        (Some("camera.online"), Some("h264"))
+    );
     assert!(balanced(&daemon.camera("street")["frames"]));
 
     daemon.signal("TERM");
@@ -41,7 +47,10 @@ fn people_in_a_street_become_tracked_events() {
     assert_eq!(code, Some(0), "SIGTERM is a good end");
     assert!(took.as_secs() < 10, "within the grace period, not {took:?}");
     let log = daemon.log();
-    assert!(log.contains("in_flight=0") || log.contains("\"in_flight\":0"), "nothing is forgotten at the stop: {log}");
+    assert!(
+        log.contains("in_flight=0") || log.contains("\"in_flight\":0"),
+        "nothing is forgotten at the stop: {log}"
+    );
 }
 
 #[test]
@@ -61,7 +70,9 @@ fn every_codec_and_transport_delivers() {
     ];
     let config: String = sims
         .iter()
-        .map(|(name, transport, sim)| format!("[cameras.{name}]\nsource = {:?}\ntransport = {transport:?}\n", sim.url))
+        .map(|(name, transport, sim)| {
+            format!("[cameras.{name}]\nsource = {:?}\ntransport = {transport:?}\n", sim.url)
+        })
         .collect();
     let daemon = Daemon::start(&config);
     for (name, _, _) in &sims {
@@ -82,7 +93,14 @@ fn files_play_once_in_full_or_over_and_over() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let clip = dir.path().join("clip.mp4");
     let made = std::process::Command::new("gst-launch-1.0")
-        .args(["-q", "videotestsrc", "num-buffers=40", "pattern=ball", "!", "video/x-raw,width=160,height=120,framerate=20/1"])
+        .args([
+            "-q",
+            "videotestsrc",
+            "num-buffers=40",
+            "pattern=ball",
+            "!",
+            "video/x-raw,width=160,height=120,framerate=20/1",
+        ])
         .args(["!", "x264enc", "!", "mp4mux", "!", "filesink"])
         .arg(format!("location={}", clip.display()))
         .status();
@@ -97,7 +115,9 @@ fn files_play_once_in_full_or_over_and_over() {
     });
     assert_eq!(once["frames"]["in"], 40, "every frame of the file");
     assert_eq!(once["frames"]["inferred"], 40, "a file that can wait loses nothing: {once}");
-    until("the other file starts over", || (daemon.camera("over")["frames"]["in"].as_u64() > Some(60)).then_some(()));
+    until("the other file starts over", || {
+        (daemon.camera("over")["frames"]["in"].as_u64() > Some(60)).then_some(())
+    });
     assert_eq!(daemon.camera("over")["state"], "online");
 }
 
@@ -111,5 +131,8 @@ fn a_described_pipeline_is_a_camera() {
         "test-pattern"
     ));
     let camera = daemon.wait_state("test", "online");
-    assert_eq!((camera["video"]["width"].as_u64(), camera["video"]["height"].as_u64()), (Some(160), Some(120)));
+    assert_eq!(
+        (camera["video"]["width"].as_u64(), camera["video"]["height"].as_u64()),
+        (Some(160), Some(120))
+    );
 }

@@ -157,14 +157,14 @@ fn model(check: &mut Check<'_>, section: &Section) -> Option<Model> {
                 } else {
                     check.problems.error(at, "there is no model").label("in this table")
                 };
-                problem.help("add name = \"ssdlite-mobilenet-v2\" to [model], or path = \"FILE.onnx\"");
+                problem.help("add name = \"coco-ssd\" to [model], or path = \"FILE.onnx\"");
             }
             return None;
         }
         (Some(name), None) => model_by_name(check, section, name)?,
         (None, Some(path)) => model_by_path(check, section, path)?,
     };
-    Some(Model { file, manifest, classes: section.texts("classes"), score: section.float("score") })
+    Some(Model { file, manifest, classes: section.texts("classes") })
 }
 
 fn model_by_name(check: &mut Check<'_>, section: &Section, name: &str) -> Option<(PathBuf, PathBuf)> {

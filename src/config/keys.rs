@@ -53,7 +53,7 @@ static MODEL: Table = Table {
         key(
             "name",
             Text,
-            Optional("\"ssdlite-mobilenet-v2\""),
+            Optional("\"coco-ssd\""),
             "A model by name. DIR/NAME/model.toml in one of `dirs` describes it; its weights are
 DIR/NAME/NAME.onnx, or models/NAME.onnx in $WEIR_CACHE or ~/.cache/weir.",
         ),
@@ -72,7 +72,6 @@ When it is not written: the file with .toml for .onnx, or model.toml beside it."
             "Where `name` is looked for.",
         ),
         key("classes", Texts, Default("[]"), "Report only these labels; an empty list means all."),
-        key("score", Float(0.0, 1.0), Default("0.5"), "Detections below this never start a track."),
     ],
 };
 

@@ -112,8 +112,6 @@ pub struct Model {
     pub manifest: PathBuf,
     /// Report only these labels; empty: all.
     pub classes: Vec<String>,
-    /// Detections under this never start a track, 0..=1.
-    pub score: f32,
 }
 
 /// `[infer]`.

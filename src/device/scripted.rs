@@ -88,11 +88,16 @@ impl Device for Scripted {
 
     fn engine(&self) -> Result<ScriptedEngine, Fault> {
         let script = self.script.lock().ok().and_then(|mut s| s.take());
-        let script = script.ok_or_else(|| Fault::new(Who::Bug, "scripted", "the script has been taken already"))?;
+        let script =
+            script.ok_or_else(|| Fault::new(Who::Bug, "scripted", "the script has been taken already"))?;
         Ok(ScriptedEngine { script, outputs: self.outputs.clone(), ladder: (1..=self.most).collect() })
     }
 
     fn open(&self, camera: &config::Camera, _sink: Sink<()>) -> Result<NoSource, Fault> {
-        Err(Fault::new(Who::Bug, "scripted", format!("camera {}: a scripted device has no sources", camera.name)))
+        Err(Fault::new(
+            Who::Bug,
+            "scripted",
+            format!("camera {}: a scripted device has no sources", camera.name),
+        ))
     }
 }

@@ -8,6 +8,4 @@ mod interval;
 pub mod retry;
 pub mod ring;
 pub mod rules;
-#[cfg(test)]
-mod sim;
 pub mod track;

@@ -6,9 +6,10 @@
 //! | [`Retry::Slowly`] | 30 … 60 s | 150 … 300 s | hammering harms: a wrong password locks the account |
 //! | [`Retry::Never`] | | | nothing changes without somebody's help |
 //!
-//! A wait is drawn evenly from one to two steps, and the step doubles with each failure in a row, so that cameras which fell
-//! together do not come back together (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
-//! A minute of decoded frames starts over. Only the policy is in here: who waits, and how the peer is probed, is the caller's.
+//! A wait is drawn evenly from one to two steps, and the step doubles with each failure in a row, so
+//! that cameras which fell together do not come back together (Brooker, "Exponential Backoff And
+//! Jitter", AWS Architecture Blog, 2015). A minute of decoded frames starts over. Only the policy is in
+//! here: who waits, and how the peer is probed, is the caller's.
 
 use std::time::Duration;
 
@@ -87,9 +88,10 @@ impl Backoff {
         }
     }
 
-    /// A probe saw the peer come alive. Returns when to try: at once, but at most once in [`PROBED`]; and after a
-    /// [`Retry::Slowly`] fault no earlier than planned, for a peer that flaps must not turn a slow retry into hammering.
-    /// Failures are not forgotten: a peer that answers is not yet a camera that delivers.
+    /// A probe saw the peer come alive. Returns when to try: at once, but at most once in [`PROBED`];
+    /// and after a [`Retry::Slowly`] fault no earlier than planned, for a peer that flaps must not turn
+    /// a slow retry into hammering. Failures are not forgotten: a peer that answers is not yet a camera
+    /// that delivers.
     pub fn peer_returned(&mut self, now: Tick) -> Tick {
         if self.hasten {
             let allowed = self.hastened.map_or(now, |last| now.max(last + PROBED));

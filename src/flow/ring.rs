@@ -90,19 +90,19 @@ impl<T> Ring<T> {
         }
     }
 
-    /// Gives up frames until `keep` (at least one) or fewer are left, evenly: every other one, or two of three, and so
-    /// on. Counted in `seq` from `last`, the frame that left before, so that thinning what was thinned before stays even.
-    /// At least half of `keep` stay.
-    pub fn thin(&mut self, keep: usize, last: Option<u64>, out: &mut Vec<Dropped<T>>) {
+    /// Gives up frames until `keep` (at least one) or fewer are left, evenly: every other one, or two of
+    /// three, and so on. Counted in `seq`, so that thinning what was thinned before stays even. The
+    /// oldest stays, and so does at least half of `keep`.
+    pub fn thin(&mut self, keep: usize, out: &mut Vec<Dropped<T>>) {
         let mut distance = 1;
         loop {
-            let (left, smallest) = self.spaced(distance, last);
+            let (left, smallest) = self.spaced(distance);
             if left <= keep.max(1) {
                 break;
             }
             distance = smallest + 1;
         }
-        let mut from = last;
+        let mut from = None;
         for _ in 0..self.len() {
             let Some(slot) = self.slots.try_pop() else { break };
             if from.is_some_and(|from| slot.key.seq < from + distance) {
@@ -116,8 +116,8 @@ impl<T> Ring<T> {
     }
 
     /// How many frames are left when each must be `distance` from the one before, and the smallest gap then.
-    fn spaced(&mut self, distance: u64, last: Option<u64>) -> (usize, u64) {
-        let (mut from, mut left, mut smallest) = (last, 0, u64::MAX - 1);
+    fn spaced(&mut self, distance: u64) -> (usize, u64) {
+        let (mut from, mut left, mut smallest) = (None, 0, u64::MAX - 1);
         for seq in self.slots.iter().map(|slot| slot.key.seq) {
             let gap = from.map_or(u64::MAX - 1, |from| seq.saturating_sub(from));
             if gap >= distance {
@@ -154,18 +154,17 @@ mod tests {
     }
 
     #[test]
-    fn thinning_is_even_from_the_frame_before() {
-        let cases = [
-            (1, None, 1, vec![0]),
-            (2, None, 1, vec![0]),
-            (6, None, 3, vec![0, 2, 4]),
-            (7, None, 3, vec![0, 3, 6]),
-            (6, Some(0), 3, vec![2, 4]),
-            (9, Some(0), 3, vec![3, 6]),
-        ];
-        for (frames, last, keep, kept) in cases {
+    fn thinning_is_even() {
+        for (frames, keep, kept) in [
+            (1, 1, vec![0]),
+            (2, 1, vec![0]),
+            (6, 3, vec![0, 2, 4]),
+            (7, 3, vec![0, 3, 6]),
+            (9, 3, vec![0, 3, 6]),
+            (10, 3, vec![0, 4, 8]),
+        ] {
             let (mut ring, mut out) = (filled(frames), Vec::new());
-            ring.thin(keep, last, &mut out);
+            ring.thin(keep, &mut out);
             assert_eq!(out.len() + kept.len(), frames as usize);
             assert!(out.iter().all(|(_, (), fate)| *fate == Fate::Skipped));
             assert_eq!(left(&mut ring), kept);
@@ -210,14 +209,13 @@ mod tests {
         fn thinning_does_not_overshoot(
             gaps in prop::collection::vec(1u64..6, 1..40),
             keep in 1usize..12,
-            last in prop::option::of(0u64..3),
         ) {
             let (mut ring, mut seq) = (Ring::new(Duration::from_secs(1), 40), 2);
             for gap in &gaps {
                 seq += gap;
                 ring.push(Tick::ZERO, key(seq), ());
             }
-            ring.thin(keep, last, &mut Vec::new());
+            ring.thin(keep, &mut Vec::new());
             prop_assert!(ring.len() <= keep);
             prop_assert!(ring.len() >= gaps.len().min(keep).div_ceil(2), "{} of {}", ring.len(), gaps.len());
         }

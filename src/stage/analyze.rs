@@ -138,8 +138,12 @@ impl<O: Outputs> Analyze<O> {
             match work {
                 Work::Batch { frames, outputs } => {
                     for (slot, frame) in frames.iter().enumerate() {
-                        self.detect(slot, frame, &outputs, &mut found);
-                        self.follow(frame, &found, &mut scenes[frame.key.camera.index()], &mut drafts);
+                        let scene = &mut scenes[frame.key.camera.index()];
+                        if self.detect(slot, frame, &outputs, &mut found) {
+                            self.follow(frame, &found, scene, &mut drafts);
+                        } else {
+                            self.board.camera(frame.key.camera).ledger.settle(Fate::Failed);
+                        }
                     }
                 }
                 Work::Lost { camera, wall } => {
@@ -156,14 +160,19 @@ impl<O: Outputs> Analyze<O> {
         }
     }
 
-    fn detect(&mut self, slot: usize, frame: &Analyzable, outputs: &O, found: &mut Vec<Detection>) {
+    /// One frame's boxes. False: the engine returned something else than the network's outputs.
+    fn detect(&mut self, slot: usize, frame: &Analyzable, outputs: &O, found: &mut Vec<Detection>) -> bool {
         found.clear();
         let views: Vec<TensorView<'_>> = (0..outputs.count()).map(|i| outputs.view(i, slot)).collect();
         let report = self.detector.decode(&views, &frame.place, frame.size, found);
         if report.non_finite > 0 {
             tracing::debug!(key = %frame.key, values = report.non_finite, "The network returned values that are no numbers.");
         }
+        if report.wrong_shape {
+            tracing::warn!(key = %frame.key, "The engine returned tensors of another shape than the network has.");
+        }
         found.retain(|d| self.filter.keeps(d));
+        !report.wrong_shape
     }
 
     /// One frame's boxes through tracker and rules; the frame's fate and latency.

@@ -33,8 +33,8 @@ fn overload_skip_frame(bencher: Bencher, cameras: u32) {
     run(bencher, cameras, DropPolicy::SkipFrame, 2);
 }
 
-/// One iteration is one frame of each camera, spread over 33 ms; the batcher is asked after each. The engine is free again
-/// after `load` times as many frames as it takes.
+/// One iteration is one frame of each camera, spread over 33 ms; the batcher is asked after each. The
+/// engine is free again after `load` times as many frames as it takes.
 fn run(bencher: Bencher, cameras: u32, drop_policy: DropPolicy, load: u32) {
     let mut batcher = Batcher::new(Settings { max_batch_frames: BATCH, max_wait: Duration::from_millis(30) });
     for id in 0..cameras {

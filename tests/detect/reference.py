@@ -12,6 +12,9 @@ A case is JSON: family, input [w, h], labels (1 named, 0 nameless), floor, iou, 
 - sparse: `fill` everywhere but in the listed rows (or columns), or
 - random: `lo + (hi - lo) * u ** (2 ** squarings)` in single precision, u from the generator below, group by group along rows
   or columns; then `spoil` values at random places become NaN, +inf, -inf in turn.
+
+The cases real_* are what ONNX Runtime made of the 100th frame of Debian's vtest.avi (opencv-doc), resized by OpenCV as each
+network wants it: anchors under the case's floor are left out, values rounded to four digits (scores under 0.05 to three places).
 """
 import glob
 import json

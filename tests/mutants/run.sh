@@ -32,8 +32,7 @@ for name; do
         if passes "$test"; then verdict=SURVIVED; else
             [ $? -eq 1 ] && verdict=killed || verdict="not judged, see $log"
         fi
-        # `cp` gives a new time stamp, which is what cargo looks at.
-        for file in $files; do cp "$file" "$copy/$file"; touch "$copy/$file"; done
+        (cd "$copy" && GIT_CEILING_DIRECTORIES=$(dirname "$copy") git apply -R "$patch" && touch $files)
         rm -rf "$copy/proptest-regressions"
     fi
     printf '%-24s %-10s %s\n' "$name" "$verdict" "$test"

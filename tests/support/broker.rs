@@ -1,4 +1,5 @@
 //! A real mosquitto on a free loopback port, a subscriber, and a gate in front of the broker.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "in a test, a panic is the report")]
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -30,8 +31,9 @@ impl Broker {
     pub fn new(settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("there is room for a temporary directory");
         let port = free_port();
-        let conf =
-            format!("listener {port} 127.0.0.1\npersistence false\nmax_queued_messages 0\n{settings}\n");
+        let conf = format!(
+            "listener {port} 127.0.0.1\npersistence false\nuser root\nmax_queued_messages 100000\nlog_type all\n{settings}\n"
+        );
         std::fs::write(dir.path().join("mosquitto.conf"), conf).expect("the directory is ours");
         Broker { port, dir, child: None }
     }
@@ -54,10 +56,11 @@ impl Broker {
         let path = format!("{}:/usr/sbin:/usr/local/sbin", std::env::var("PATH").unwrap_or_default());
         let child = Command::new("mosquitto")
             .env("PATH", path)
+            .current_dir(self.dir.path())
             .arg("-c")
             .arg(self.dir.path().join("mosquitto.conf"))
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(self.dir.path().join("log")).expect("the directory is ours"))
             .spawn()
             .expect("mosquitto runs (Debian package `mosquitto`)");
         self.child = Some(child);
@@ -76,6 +79,11 @@ impl Broker {
 impl Drop for Broker {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            let newest: Vec<&str> = log.lines().rev().take(40).collect();
+            println!("mosquitto's last words, newest first:\n{}", newest.join("\n"));
+        }
     }
 }
 

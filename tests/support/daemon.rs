@@ -73,7 +73,8 @@ impl Sim {
         let mut line = String::new();
         let stdout = child.stdout.take().expect("it is piped");
         BufReader::new(stdout).read_line(&mut line).expect("rtsp-sim says where it listens");
-        let hello: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("rtsp-sim said {line:?}: {e}"));
+        let hello: Value =
+            serde_json::from_str(&line).unwrap_or_else(|e| panic!("rtsp-sim said {line:?}: {e}"));
         Sim { child, url: hello["url"].as_str().expect("it names its url").to_owned(), args }
     }
 
@@ -129,10 +130,9 @@ impl Daemon {
         let port = free_port();
         let path = dir.path().join("weir.toml");
         let models = root().join("models");
-        let model = if model.contains("path") { model.to_owned() } else { format!("{model}dirs = [{:?}]\n", models) };
-        let text = format!(
-            "[node]\nname = \"test\"\n[http]\nbind = \"127.0.0.1:{port}\"\n{model}\n{config}"
-        );
+        let model =
+            if model.contains("path") { model.to_owned() } else { format!("{model}dirs = [{:?}]\n", models) };
+        let text = format!("[node]\nname = \"test\"\n[http]\nbind = \"127.0.0.1:{port}\"\n{model}\n{config}");
         std::fs::write(&path, text).expect("the configuration is written");
         let log = dir.path().join("log");
         let file = std::fs::File::create(&log).expect("the log is made");
@@ -149,7 +149,8 @@ impl Daemon {
 
     /// The body of a 2xx answer.
     pub fn get(&self, path: &str) -> Result<String, ureq::Error> {
-        let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().into();
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().into();
         agent.get(format!("{}{path}", self.http)).call()?.body_mut().read_to_string()
     }
 
@@ -198,7 +199,8 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            let _ = std::io::stderr().write_all(format!("--- the daemon's log ---\n{}", self.log()).as_bytes());
+            let _ =
+                std::io::stderr().write_all(format!("--- the daemon's log ---\n{}", self.log()).as_bytes());
         }
     }
 }

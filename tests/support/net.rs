@@ -1,5 +1,7 @@
 //! The daemon's network side on its own: a real outbox, HTTP server and MQTT sink on a runtime like the daemon's,
 //! without cameras or engine.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -26,6 +28,7 @@ pub struct Net {
     pub clock: Arc<dyn Clock>,
     pub address: SocketAddr,
     pub missing: Arc<Mutex<Vec<String>>>,
+    pub stuck: Arc<Mutex<Vec<String>>>,
     stop: Option<stop::Source>,
     signal: stop::Stop,
     runtime: Option<tokio::runtime::Runtime>,
@@ -49,6 +52,9 @@ impl Net {
     }
 
     pub fn with_clock(keep: usize, limits: Limits, clock: Arc<dyn Clock>) -> Self {
+        if std::env::var_os("WEIR_TEST_LOG").is_some() {
+            let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).try_init();
+        }
         let metrics = metrics::install().expect("nobody else installs one");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -61,15 +67,19 @@ impl Net {
         let listener = http::bind("127.0.0.1:0".parse().unwrap()).expect("loopback has ports");
         let address = listener.local_addr().unwrap();
         let missing: Arc<Mutex<Vec<String>>> = Arc::default();
-        let theirs = Arc::clone(&missing);
+        let stuck: Arc<Mutex<Vec<String>>> = Arc::default();
+        let probe = |of: &Arc<Mutex<Vec<String>>>| -> http::Probe {
+            let of = Arc::clone(of);
+            Arc::new(move || of.lock().unwrap().clone())
+        };
         let api = Api {
             node: "n1".into(),
             board: Arc::clone(&board),
             outbox: Arc::clone(&outbox),
             clock: Arc::clone(&clock),
             metrics,
-            missing: Arc::new(move || theirs.lock().unwrap().clone()),
-            stuck: Arc::new(Vec::new),
+            missing: probe(&missing),
+            stuck: probe(&stuck),
             limits,
         };
         let serving = http::serve(listener, api, signal.clone());
@@ -80,6 +90,7 @@ impl Net {
             clock,
             address,
             missing,
+            stuck,
             stop: Some(source),
             signal,
             runtime: Some(runtime),

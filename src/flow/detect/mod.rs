@@ -2,10 +2,10 @@
 //!
 //! A [`Detector`] is built once per model, checks every shape then, and decodes without fallible steps:
 //!
-//! 1. *scan*: find the anchors that can reach the score floor ([`scan`]), as cheaply as the layout allows;
+//! 1. *scan*: find the anchors that can reach the score floor (`scan`), as cheaply as the layout allows;
 //! 2. *decode*: the few that can, one file a family, into corners in pixels of the input tensor;
 //! 3. *sieve*: the named class with the best score, back through the [`Placement`], clipped to the frame;
-//! 4. *suppress*: [`nms`], except for networks that were trained to say each thing once.
+//! 4. *suppress*: `nms`, except for networks that were trained to say each thing once.
 //!
 //! One anchor gives at most one box, that of its best *named* class: a label without a name is a column
 //! that is no class (a background column, the holes in COCO's numbering), and is not read. To ignore

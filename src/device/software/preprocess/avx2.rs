@@ -11,17 +11,13 @@ use super::kernel::{Isa, bias, mix, narrow};
 
 impl Isa for V3 {
     #[inline(always)]
-    fn mix(self, plane: &[u8], stride: usize, (first, weights): (usize, &[i16]), out: &mut [i16]) {
+    fn mix(self, plane: &[u8], stride: usize, taps: (usize, &[i16]), out: &mut [i16]) {
+        // Columns done so far. 128 a time keep eight sums in registers; the rest is for odd widths.
         let mut done = 0;
-        for block in out.as_chunks_mut::<128>().0 {
-            mix_block::<4, 128>(self, &plane[done..], stride, (first, weights), block);
-            done += 128;
-        }
-        for block in out[done..].as_chunks_mut::<32>().0 {
-            mix_block::<1, 32>(self, &plane[done..], stride, (first, weights), block);
-            done += 32;
-        }
-        mix(plane, stride, (first, weights), out, done);
+        done += mix_blocks::<4, 128>(self, &plane[done..], stride, taps, &mut out[done..]);
+        done += mix_blocks::<2, 64>(self, &plane[done..], stride, taps, &mut out[done..]);
+        done += mix_blocks::<1, 32>(self, &plane[done..], stride, taps, &mut out[done..]);
+        mix(plane, stride, taps, out, done);
     }
 
     #[inline(always)]
@@ -50,41 +46,44 @@ impl Isa for V3 {
     }
 }
 
-/// `V` vectors of 32 columns: the sums stay in registers while the rows pass by.
+/// As many blocks of `N` = 32 · `V` columns as fit. Sums stay in registers while the rows pass by.
+/// Returns the columns done.
 #[inline(always)]
-fn mix_block<const V: usize, const N: usize>(
+fn mix_blocks<const V: usize, const N: usize>(
     simd: V3,
     plane: &[u8],
     stride: usize,
     (first, weights): (usize, &[i16]),
-    out: &mut [i16; N],
-) {
+    out: &mut [i16],
+) -> usize {
     let zero = simd.avx._mm256_setzero_si256();
     let start = simd.avx._mm256_set1_epi16(bias(weights));
-    let (mut low, mut high) = ([start; V], [start; V]);
-    for (k, &w) in weights.iter().enumerate() {
-        let row =
-            plane[(first + k) * stride..].first_chunk::<N>().expect("the plane was checked to hold its rows");
-        let w = simd.avx._mm256_set1_epi16(w);
-        for (i, samples) in row.as_chunks::<32>().0.iter().enumerate().take(V) {
-            let samples: __m256i = bytemuck::cast(*samples);
-            // Interleaving with zero puts a sample in the upper byte: times 2⁸, for nothing.
-            let (a, b) = (
-                simd.avx2._mm256_unpacklo_epi8(zero, samples),
-                simd.avx2._mm256_unpackhi_epi8(zero, samples),
-            );
-            low[i] = simd.avx2._mm256_add_epi16(low[i], simd.avx2._mm256_mulhi_epu16(a, w));
-            high[i] = simd.avx2._mm256_add_epi16(high[i], simd.avx2._mm256_mulhi_epu16(b, w));
+    let mut done = 0;
+    for out in out.as_chunks_mut::<N>().0 {
+        let (mut low, mut high) = ([start; V], [start; V]);
+        for (k, &w) in weights.iter().enumerate() {
+            let row = plane[(first + k) * stride + done..].first_chunk::<N>();
+            let row = row.expect("the plane was checked to hold its rows");
+            let w = simd.avx._mm256_set1_epi16(w);
+            for (i, samples) in row.as_chunks::<32>().0.iter().enumerate().take(V) {
+                let samples: __m256i = bytemuck::cast(*samples);
+                // Interleaving with zero puts a sample in the upper byte: times 2⁸, for nothing.
+                let a = simd.avx2._mm256_unpacklo_epi8(zero, samples);
+                let b = simd.avx2._mm256_unpackhi_epi8(zero, samples);
+                low[i] = simd.avx2._mm256_add_epi16(low[i], simd.avx2._mm256_mulhi_epu16(a, w));
+                high[i] = simd.avx2._mm256_add_epi16(high[i], simd.avx2._mm256_mulhi_epu16(b, w));
+            }
         }
+        for (i, to) in out.as_chunks_mut::<32>().0.iter_mut().enumerate().take(V) {
+            // The interleaving worked within halves: bring columns 8..16 and 16..24 to their places.
+            *to = bytemuck::cast([
+                simd.avx2._mm256_permute2x128_si256::<0x20>(low[i], high[i]),
+                simd.avx2._mm256_permute2x128_si256::<0x31>(low[i], high[i]),
+            ]);
+        }
+        done += N;
     }
-    for (i, to) in out.as_chunks_mut::<32>().0.iter_mut().enumerate().take(V) {
-        // The interleaving worked within halves: bring columns 8..16 and 16..24 to their places.
-        let columns = [
-            simd.avx2._mm256_permute2x128_si256::<0x20>(low[i], high[i]),
-            simd.avx2._mm256_permute2x128_si256::<0x31>(low[i], high[i]),
-        ];
-        *to = bytemuck::cast(columns);
-    }
+    done
 }
 
 /// Eight outputs of `parts` times 16 taps.

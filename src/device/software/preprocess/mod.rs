@@ -378,3 +378,49 @@ fn channels(geometry: &Geometry, input: &InputSpec) -> [Channel; 3] {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn vector_loops_give_the_bits_of_the_portable_ones(
+            (width, height) in (1u32..420, 1u32..60), (columns, rows) in (1u32..70, 1u32..40), seed in any::<u64>(),
+        ) {
+            let geometry = Geometry {
+                size: Size { width, height },
+                format: if seed % 2 == 0 { PixelFormat::I420 } else { PixelFormat::Nv12 },
+                matrix: Matrix::Bt601,
+                range: Range::Full,
+                chroma: ChromaSite::Left,
+            };
+            let input = InputSpec {
+                name: String::new(),
+                width: columns,
+                height: rows,
+                layout: Layout::Nchw,
+                channels: Channels::Rgb,
+                resize: Resize::Stretch,
+                pad: 0,
+                mean: [0.0; 3],
+                std: [1.0; 3],
+            };
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut bytes = vec![0; (width as usize + 1) * (height as usize + 1)];
+            random.fill(&mut bytes);
+            let planes = Planes { data: [&bytes; 3], stride: [width as usize + 1; 3] };
+            let mut slots = [(); 2].map(|()| vec![0.0; (3 * columns * rows) as usize]);
+            let mut plan = Plan::new(&geometry, &input);
+            plan.run(&planes, &mut slots[0]).expect("the planes are large enough");
+            #[cfg(target_arch = "x86_64")]
+            {
+                plan.avx2 = None;
+            }
+            plan.run(&planes, &mut slots[1]).expect("the planes are large enough");
+            prop_assert_eq!(&slots[0], &slots[1]);
+        }
+    }
+}

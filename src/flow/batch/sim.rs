@@ -1,10 +1,10 @@
-//! A scripted world around the batcher, for its property tests: cameras that deliver at given moments, and one engine
-//! that takes a given time for each batch. No clock: the world jumps from event to event.
+//! A scripted world around the batcher, for its property tests: cameras that deliver at given moments,
+//! and one engine that takes a given time for each batch. No clock: the world jumps from event to event.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::batch::{Batcher, CameraSettings, Settings, Step};
+use super::{Batcher, CameraSettings, Settings, Step};
 use crate::clock::Tick;
 use crate::config::DropPolicy;
 use crate::frame::{CameraId, Fate, FrameKey};
