@@ -494,20 +494,43 @@ fn a_ramp_stays_a_ramp_when_it_is_doubled() {
     net.check(&x, true, &[("y", &Array::make(&[FRAMES, 1, 6, 1], |i| i[0] as f64 * 100.0 + ramp[i[2]]))]);
 }
 
-#[test]
-fn what_cannot_be_converted_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let recipe = |from: &str, to: &str| {
-        let sha = "0".repeat(64);
-        let text = format!(
-            "[model]\nname = \"t\"\nlabels = [\"x\"]\n[source]\nkind = \"npm\"\npackage = \"p\"\nversion = \"1\"\n\
+/// A recipe from `from` to `to`, whose result would have a SHA-256 of zeros.
+fn recipe(from: &str, to: &str) -> Manifest {
+    let sha = "0".repeat(64);
+    let text = format!(
+        "[model]\nname = \"t\"\nlabels = [\"x\"]\n[source]\nkind = \"npm\"\npackage = \"p\"\nversion = \"1\"\n\
              tarball_sha256 = \"{sha}\"\nsha256 = \"{sha}\"\nfiles = [\"d/model.json\"]\n[source.convert]\nkind = \"tfjs\"\n\
              inputs = [{{ from = \"{from}\", name = \"in\", shape = [-1, 4, 4, 2] }}]\n\
              outputs = [{{ from = \"{to}\", name = \"o\" }}]\n\
              [input]\nname = \"in\"\nwidth = 8\nheight = 8\n[output]\nfamily = \"ssd\"\n"
-        );
-        Manifest::parse(&text, "t").unwrap_or_else(|e| panic!("{}", e[0]))
-    };
+    );
+    Manifest::parse(&text, "t").unwrap_or_else(|e| panic!("{}", e[0]))
+}
+
+/// A file of another hash than the manifest's is not written.
+#[test]
+fn a_conversion_that_is_not_the_pinned_one_is_thrown_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut net = Net::new(1);
+    net.node("x", "Placeholder", &[], json!({}));
+    net.node("y", "Exp", &["x"], json!({}));
+    net.floats("unused", &[2], &[1.0, 2.0]);
+    net.write(folder.path());
+    let (manifest, out) = (recipe("x", "y"), folder.path().join("out.onnx"));
+    let message = tfjs::convert_to(&manifest, folder.path(), &out).unwrap_err().message;
+    assert!(message.contains(&format!("but the manifest of `t` names {}", "0".repeat(64))), "{message}");
+    assert!(!out.exists());
+
+    let mut right = manifest.clone();
+    let bytes = tfjs::convert(&manifest, folder.path()).unwrap();
+    right.source.as_mut().unwrap().sha256 = Some(weir::model::manifest::sha256_of(&bytes));
+    tfjs::convert_to(&right, folder.path(), &out).unwrap();
+    assert_eq!(fs::read(&out).unwrap(), bytes);
+}
+
+#[test]
+fn what_cannot_be_converted_is_named() {
+    let folder = tempfile::tempdir().unwrap();
     let convert = |manifest: &Manifest| {
         let message = tfjs::convert(manifest, folder.path()).unwrap_err().message;
         message.replace(&folder.path().join("model.json").display().to_string(), "M")
