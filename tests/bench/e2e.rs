@@ -38,13 +38,18 @@ fn main() {
     println!("CPU per frame that came in, one camera 1080p25, by thread (ms):\n");
     let light = measure(&clip, &model, 1, seconds);
     light.print_cpu();
-    println!("\n| cameras | in fps | inferred fps | engine busy | p50 ms | p95 ms | bound ms | inferred fps a camera | latency 1st → 2nd half |");
+    println!(
+        "\n| cameras | in fps | inferred fps | engine busy | p50 ms | p95 ms | bound ms | inferred fps a camera | latency 1st → 2nd half |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|");
     light.print_rates();
     for cameras in [2, 4, 8] {
         measure(&clip, &model, cameras, seconds).print_rates();
     }
-    println!("\nbound: max_wait ({MAX_WAIT_MS} ms) + one service time + one frame interval ({:.0} ms).", 1000.0 / FPS);
+    println!(
+        "\nbound: max_wait ({MAX_WAIT_MS} ms) + one service time + one frame interval ({:.0} ms).",
+        1000.0 / FPS
+    );
 }
 
 fn cores() -> usize {
@@ -57,7 +62,22 @@ fn full_hd(dir: &Path) -> PathBuf {
     let made = Command::new("ffmpeg")
         .args(["-v", "error", "-y", "-t", "20", "-i"])
         .arg(street())
-        .args(["-vf", "scale=1920:1080", "-r", "25", "-c:v", "libx264", "-preset", "veryfast", "-b:v", "4M", "-bf", "0", "-g", "25"])
+        .args([
+            "-vf",
+            "scale=1920:1080",
+            "-r",
+            "25",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "veryfast",
+            "-b:v",
+            "4M",
+            "-bf",
+            "0",
+            "-g",
+            "25",
+        ])
         .args(["-x264-params", "slices=1", "-an"])
         .arg(&clip)
         .status();
@@ -98,7 +118,8 @@ struct Measured {
 #[expect(clippy::disallowed_methods, reason = "a bench asks what time it is")]
 fn measure(clip: &Path, model: &str, cameras: usize, seconds: u64) -> Measured {
     let clip = clip.to_str().expect("the path is text");
-    let sims: Vec<Sim> = (0..cameras).map(|n| Sim::start(&["--file", clip, "--start", &(n * 2).to_string()])).collect();
+    let sims: Vec<Sim> =
+        (0..cameras).map(|n| Sim::start(&["--file", clip, "--start", &(n * 2).to_string()])).collect();
     let mut config = format!("[batcher]\nmax_wait_ms = {MAX_WAIT_MS}\n");
     for (n, sim) in sims.iter().enumerate() {
         config += &format!("[cameras.c{n}]\nsource = {:?}\n", sim.url);
@@ -117,7 +138,8 @@ fn measure(clip: &Path, model: &str, cameras: usize, seconds: u64) -> Measured {
     std::thread::sleep(Duration::from_secs(seconds - seconds / 2));
     let after = reading(&daemon, cameras);
     let wall = start.elapsed().as_secs_f64();
-    let latency = |key: &str| (0..cameras).map(|n| camera(&daemon, n)["latency_ms"][key].as_f64().unwrap_or(0.0));
+    let latency =
+        |key: &str| (0..cameras).map(|n| camera(&daemon, n)["latency_ms"][key].as_f64().unwrap_or(0.0));
     let batches = after.batches - before.batches;
     Measured {
         cameras,
@@ -154,7 +176,8 @@ struct Reading {
 fn reading(daemon: &Daemon, cameras: usize) -> Reading {
     let page = daemon.get("/metrics").expect("the metrics answer");
     let metric = |name: &str| -> f64 {
-        let line = page.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("no {name} in the metrics"));
+        let line =
+            page.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("no {name} in the metrics"));
         line.rsplit(' ').next().and_then(|v| v.parse().ok()).expect("a number")
     };
     let states: Vec<Value> = (0..cameras).map(|n| camera(daemon, n)).collect();
@@ -197,7 +220,10 @@ impl Measured {
             println!("| {name} | {:.2} |", per_frame(*seconds));
         }
         let rest: f64 = self.cpu.iter().filter(|(n, _)| !is_decode(n) && !is_engine(n)).map(|(_, s)| s).sum();
-        println!("| **all but decode and engine, preprocess included** | **{:.2}** |", per_frame(rest + self.preprocess));
+        println!(
+            "| **all but decode and engine, preprocess included** | **{:.2}** |",
+            per_frame(rest + self.preprocess)
+        );
         println!("| of which preprocess (on the infer thread) | {:.2} |", per_frame(self.preprocess));
     }
 

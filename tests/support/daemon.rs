@@ -119,8 +119,12 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `weir run` on this configuration, to which node, model and a free HTTP port are added.
     pub fn start(config: &str) -> Daemon {
-        let daemon = Self::spawn(config, "[model]\nname = \"coco-ssd\"\n");
-        until("the daemon is ready", || daemon.get("/readyz").ok().map(drop));
+        let mut daemon = Self::spawn(config, "[model]\nname = \"coco-ssd\"\n");
+        until("the daemon is ready", || {
+            let ended = daemon.child.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "the daemon ended: {}", daemon.log());
+            daemon.get("/readyz").ok().map(drop)
+        });
         daemon
     }
 
@@ -134,6 +138,7 @@ impl Daemon {
             if model.contains("path") { model.to_owned() } else { format!("{model}dirs = [{:?}]\n", models) };
         let text = format!("[node]\nname = \"test\"\n[http]\nbind = \"127.0.0.1:{port}\"\n{model}\n{config}");
         std::fs::write(&path, text).expect("the configuration is written");
+        std::os::unix::fs::symlink(root().join("pipelines"), dir.path().join("pipelines")).expect("linked");
         let log = dir.path().join("log");
         let file = std::fs::File::create(&log).expect("the log is made");
         let child = weir()
