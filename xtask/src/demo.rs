@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 
 use crate::board::{self, Camera};
 use crate::cache::Cache;
-use crate::proc::{Aside, cargo, execute, first_line, say, target, which};
+use crate::proc::{Aside, Build, cargo, execute, first_line, say, which};
 use crate::setup::{self, Purpose};
 use crate::video::Clip;
 use crate::watch::{Channel, Watch};
@@ -25,11 +25,12 @@ pub struct Options {
     /// Run this long, without a live table, and judge.
     pub seconds: Option<u64>,
     pub cameras: usize,
+    pub build: Build,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { seconds: None, cameras: 4 }
+        Options { seconds: None, cameras: 4, build: Build::Release }
     }
 }
 
@@ -38,13 +39,15 @@ const CONFIG: &str = "config/demo.toml";
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(options.cameras > 0, "--cameras must be at least 1");
     let stop = stop_flag()?;
-    let cache = setup::run(Purpose::Demo)?;
+    let cache = setup::run(Purpose::Demo, options.build)?;
     let mut build = cargo();
-    execute(build.args(["build", "--quiet", "--release", "--bin", "weir", "--example", "rtsp-sim"]))?;
+    execute(
+        build.args(["build", "--quiet", "--bin", "weir", "--example", "rtsp-sim"]).args(options.build.flag()),
+    )?;
     if stop.load(Relaxed) {
         return Ok(ExitCode::FAILURE);
     }
-    let mut stage = Stage::set(&cache, options.cameras)?;
+    let mut stage = Stage::set(&cache, options)?;
     let judged = stage.play(options, &stop);
     let last = stage.strike(&stop);
     // The daemon's last words matter when it did not do what it should.
@@ -89,14 +92,14 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(cache: &Cache, cameras: usize) -> anyhow::Result<Self> {
+    fn set(cache: &Cache, options: &Options) -> anyhow::Result<Self> {
         let home = cache.path("demo");
         fs::create_dir_all(&home)?;
-        let mut config = Config::read(cameras)?;
+        let mut config = Config::read(options.cameras)?;
         let names = config.names();
         let (mut sims, mut urls) = (Vec::new(), Vec::new());
         for place in 0..names.len() {
-            let (sim, url) = simulate(cache, place, names.len())?;
+            let (sim, url) = simulate(cache, options.build, place, names.len())?;
             sims.push(sim);
             urls.push(url);
         }
@@ -111,7 +114,7 @@ impl Stage {
         let subscriber = subscribe(broker_port, &watch)?;
         let log = home.join("weir.log");
         let out = fs::File::create(&log)?;
-        let mut weir = Command::new(target().join("release/weir"));
+        let mut weir = Command::new(options.build.folder().join("weir"));
         weir.args(["run", "-c"]).arg(&file).env("WEIR_CACHE", cache.root());
         let started = Instant::now();
         let weir = Aside::spawn("weir", &weir, |command| {
@@ -363,9 +366,9 @@ impl Config {
 }
 
 /// A camera of its own process. The last of them is H.265; each starts elsewhere in the scene.
-fn simulate(cache: &Cache, place: usize, of: usize) -> anyhow::Result<(Aside, String)> {
+fn simulate(cache: &Cache, build: Build, place: usize, of: usize) -> anyhow::Result<(Aside, String)> {
     let clip = if of > 1 && place + 1 == of { Clip::H265 } else { Clip::H264 };
-    let mut sim = Command::new(target().join("release/examples/rtsp-sim"));
+    let mut sim = Command::new(build.folder().join("examples/rtsp-sim"));
     sim.arg("--file").arg(cache.path(clip.name())).arg("--start").arg((place * 17).to_string());
     let mut sim = Aside::spawn(&format!("camera {}", place + 1), &sim, |command| {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -27,6 +27,7 @@ cargo xtask COMMAND
 
   setup [--for demo|test]       install what is missing (Debian packages, ONNX Runtime, model, video)
   demo [--cameras N]            four RTSP cameras, a broker and weir, with a live table; Ctrl-C ends it
+       [--debug]                the debug build, which a developer has anyway
        [--seconds N]            no table; exit 0 only if frames and persons arrived everywhere they should
   test [--quick]                lints, documentation, licences and all tests
        [--advisories]           and the advisory database, which needs the network
@@ -61,14 +62,15 @@ fn run() -> anyhow::Result<ExitCode> {
     std::env::set_current_dir(proc::root()).context("the project folder is gone")?;
     match command.as_str() {
         "setup" => {
-            let mut purpose = setup::Purpose::Demo;
+            let (mut purpose, mut build) = (setup::Purpose::Demo, proc::Build::Release);
             while let Some(arg) = args.next()? {
                 match arg {
                     Long("for") => purpose = args.value()?.parse_with(setup::Purpose::parse)?,
+                    Long("debug") => build = proc::Build::Debug,
                     other => return Err(other.unexpected().into()),
                 }
             }
-            setup::run(purpose)?;
+            setup::run(purpose, build)?;
             Ok(ExitCode::SUCCESS)
         }
         "demo" => {
@@ -76,6 +78,7 @@ fn run() -> anyhow::Result<ExitCode> {
             while let Some(arg) = args.next()? {
                 match arg {
                     Long("seconds") => options.seconds = Some(args.value()?.parse()?),
+                    Long("debug") => options.build = proc::Build::Debug,
                     Long("cameras") => options.cameras = args.value()?.parse()?,
                     other => return Err(other.unexpected().into()),
                 }
@@ -114,7 +117,7 @@ fn model_command(args: &mut lexopt::Parser) -> anyhow::Result<ExitCode> {
     }
     let name = name.context("which model? `ls models` shows them")?;
     let cache = cache::Cache::open()?;
-    let file = model::fetch(&cache, &name, consent, setup::Purpose::Demo)?;
+    let file = model::fetch(&cache, &name, consent, proc::Build::Release)?;
     println!("{}", file.display());
     Ok(ExitCode::SUCCESS)
 }

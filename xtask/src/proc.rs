@@ -142,12 +142,27 @@ pub fn say(text: &str) {
 }
 
 /// Builds the daemon and says where it is.
-pub fn build_weir(release: bool) -> anyhow::Result<PathBuf> {
-    let mut build = cargo();
-    build.args(["build", "--quiet", "--bin", "weir"]);
-    if release {
-        build.arg("--release");
+pub fn build_weir(build: Build) -> anyhow::Result<PathBuf> {
+    execute(cargo().args(["build", "--quiet", "--bin", "weir"]).args(build.flag()))?;
+    Ok(build.folder().join("weir"))
+}
+
+/// How the daemon is compiled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Build {
+    #[default]
+    Release,
+    Debug,
+}
+
+impl Build {
+    /// For cargo.
+    pub fn flag(self) -> Option<&'static str> {
+        (self == Build::Release).then_some("--release")
     }
-    execute(&mut build)?;
-    Ok(target().join(if release { "release/weir" } else { "debug/weir" }))
+
+    /// Where its programs are.
+    pub fn folder(self) -> PathBuf {
+        target().join(if self == Build::Release { "release" } else { "debug" })
+    }
 }

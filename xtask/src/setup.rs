@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 use crate::cache::Cache;
-use crate::proc::{execute, quiet, say, which};
+use crate::proc::{Build, execute, quiet, say, which};
 use crate::{model, video, wheel};
 
 /// What the machine is set up for.
@@ -80,7 +80,7 @@ static VENV: &[Package] = &[
 ];
 
 /// Makes sure that all is there; returns the cache that holds it.
-pub fn run(purpose: Purpose) -> anyhow::Result<Cache> {
+pub fn run(purpose: Purpose, build: Build) -> anyhow::Result<Cache> {
     let cache = Cache::open()?;
     let model = model::default_name()?;
     let mut wanted: Vec<&Package> = ALWAYS.iter().collect();
@@ -103,7 +103,7 @@ pub fn run(purpose: Purpose) -> anyhow::Result<Cache> {
     install(&wanted, &mut apt)?;
     wheel::onnxruntime(&cache)?;
     video::make(&cache, &mut apt)?;
-    model::fetch(&cache, &model, model::Consent::default(), purpose)?;
+    model::fetch(&cache, &model, model::Consent::default(), build)?;
     Ok(cache)
 }
 

@@ -9,9 +9,11 @@ use std::time::Instant;
 use anyhow::Context;
 
 use crate::cache::Cache;
-use crate::proc::{cargo, execute, line, quiet, say};
+use crate::model;
+use crate::proc::{Build, build_weir, cargo, execute, line, quiet, say};
 use crate::setup::{self, Purpose};
 use crate::summary::{Reader, Totals};
+use crate::video::Clip;
 use crate::wheel;
 
 #[derive(Default)]
@@ -22,15 +24,37 @@ pub struct Options {
     pub advisories: bool,
 }
 
-/// Independent checks in Python: they run where they exist. Exit code 0 passes, 77 skips (as in automake), all else fails.
-static SCRIPTS: &[&str] = &["tests/mot/score.py", "tests/parity.py"];
+/// An independent check in Python.
+struct Script {
+    path: &'static str,
+    /// `{weir}`, `{weights}` and `{video}` are filled in.
+    args: &'static [&'static str],
+    /// Data that not every machine has; without it the check is skipped, and says so.
+    needs: &'static [&'static str],
+}
+
+static SCRIPTS: &[Script] = &[
+    Script {
+        path: "tests/parity.py",
+        args: &["--weir", "{weir}", "--models", "models", "--weights", "{weights}", "--video", "{video}"],
+        needs: &[],
+    },
+    Script {
+        path: "tests/mot/score.py",
+        args: &[],
+        needs: &["../shared/data/mot", "/usr/share/doc/opencv-doc/examples/data/vtest.avi"],
+    },
+];
 
 const REQUIREMENTS: &str = "tests/requirements.txt";
 
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
-    let mut bench =
-        Bench { cache: setup::run(Purpose::Test)?, totals: Totals::default(), broken: Vec::new() };
+    let mut bench = Bench {
+        cache: setup::run(Purpose::Test, Build::Debug)?,
+        totals: Totals::default(),
+        broken: Vec::new(),
+    };
     say(&format!("setup: {:.1} s", start.elapsed().as_secs_f64()));
     bench.step("fmt", |_| execute(cargo().args(["fmt", "--all", "--check"])));
     for features in feature_sets() {
@@ -57,8 +81,8 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     bench.step("test", Bench::cargo_test);
     if !options.quick {
-        for script in SCRIPTS.iter().filter(|script| Path::new(script).is_file()) {
-            bench.step(script, |b| b.script(script));
+        for script in SCRIPTS.iter().filter(|script| Path::new(script.path).is_file()) {
+            bench.step(script.path, |b| b.script(script));
         }
     }
     let Bench { mut totals, broken, .. } = bench;
@@ -131,19 +155,33 @@ impl Bench {
         Ok(())
     }
 
-    fn script(&mut self, script: &str) -> anyhow::Result<()> {
+    fn script(&mut self, script: &Script) -> anyhow::Result<()> {
+        if let Some(absent) = script.needs.iter().find(|need| !Path::new(need).exists()) {
+            say(&format!("skipped: {} needs {absent}", script.path));
+            self.totals.skipped += 1;
+            return Ok(());
+        }
+        let done = self.run_script(script);
+        match done {
+            Ok(()) => self.totals.passed += 1,
+            Err(_) => self.totals.failed += 1,
+        }
+        done
+    }
+
+    fn run_script(&self, script: &Script) -> anyhow::Result<()> {
         let mut command = Command::new(venv(&self.cache)?.join("bin/python"));
         self.prepare(&mut command);
-        let status = command.arg(script).stdin(Stdio::null()).status().context("cannot start Python")?;
-        match status.code() {
-            Some(0) => self.totals.passed += 1,
-            Some(77) => self.totals.skipped += 1,
-            _ => {
-                self.totals.failed += 1;
-                anyhow::bail!("{script} failed ({status})");
-            }
+        command.arg(script.path);
+        for arg in script.args {
+            match *arg {
+                "{weir}" => command.arg(build_weir(Build::Debug)?),
+                "{weights}" => command.arg(model::weights(&self.cache, &model::default_name()?)),
+                "{video}" => command.arg(self.cache.path(Clip::H264.name())),
+                plain => command.arg(plain),
+            };
         }
-        Ok(())
+        execute(&mut command)
     }
 }
 
