@@ -226,7 +226,7 @@ proptest! {
     fn no_clock_upsets_the_tracker(
         frames in prop::collection::vec((prop_oneof![0u64..4_000_000_000, any::<u64>()], prop::collection::vec(detection(), 0..5)), 1..60),
     ) {
-        let mut tracker = Tracker::new(settings());
+        let mut tracker = Tracker::new(config::Track { confirm_frames: 1, ..settings() });
         for (nanos, seen) in &frames {
             tracker.update(Tick::from_nanos(*nanos), SIZE, seen);
             for t in &tracker.tracks {
@@ -276,7 +276,7 @@ fn a_track_is_announced_after_three_frames_in_a_row() {
 
 #[test]
 fn weak_detections_continue_a_track_but_start_none() {
-    let mut tracker = Tracker::new(settings());
+    let mut tracker = Tracker::new(config::Track { confirm_frames: 1, ..settings() });
     for i in 0..4 {
         tracker.update(ms(100 * i), SIZE, &[person(100.0, 100.0, 0.9), person(600.0, 100.0, 0.3)]);
     }
