@@ -312,10 +312,12 @@ fn deliver(frames: &gst_app::AppSink, mut sink: Sink<Pixels>, codec: Arc<Mutex<S
             if seen.as_ref().is_none_or(|(c, _)| *c != caps) {
                 let info =
                     gst_video::VideoInfo::from_caps(&caps).map_err(|_| gst::FlowError::NotNegotiated)?;
-                seen = Some((caps, info));
+                let codec = codec.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let chroma = pixels::chroma_site(&caps, &codec);
+                seen = Some((caps, Format { info, codec, chroma }));
             }
-            let (_, info) = seen.as_ref().expect("set just above");
-            let picture = picture(appsink, &sample, info, &codec, live)?;
+            let (_, format) = seen.as_ref().expect("set just above");
+            let picture = picture(appsink, &sample, format, live)?;
             (sink.picture)(picture);
             Ok(gst::FlowSuccess::Ok)
         })
