@@ -49,7 +49,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     let mut stage = Stage::set(&cache, options)?;
     let judged = stage.play(options, &stop);
-    let last = stage.strike(&stop);
+    let last = stage.strike();
     // The daemon's last words matter when it did not do what it should.
     let verdict = judged.and_then(|()| last);
     if verdict.is_err() {
@@ -218,17 +218,15 @@ impl Stage {
     }
 
     /// Ends everything in order. An error when the daemon did not end well.
-    fn strike(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
-        // A second signal ends us from within the handler, so no hurry is looked for here.
-        let _ = stop;
+    fn strike(&mut self) -> anyhow::Result<()> {
         let status = match self.weir.ended() {
             Some(status) => Some(status),
-            None => self.weir.stop(Duration::from_secs(15), || false),
+            None => self.weir.stop(Duration::from_secs(15)),
         };
         // What the daemon sent last is still on its way through the broker.
         thread::sleep(Duration::from_millis(100));
         for aside in [&mut self.subscriber, &mut self.broker].into_iter().chain(&mut self.sims) {
-            aside.stop(Duration::from_secs(2), || false);
+            aside.stop(Duration::from_secs(2));
         }
         match status {
             Some(status) if status.success() => Ok(()),
@@ -373,7 +371,8 @@ fn simulate(cache: &Cache, build: Build, place: usize, of: usize) -> anyhow::Res
     let mut sim = Aside::spawn(&format!("camera {}", place + 1), &sim, |command| {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
     })?;
-    let line = first_line(&mut sim.child).context("the simulated camera did not start")?;
+    let line =
+        first_line(&mut sim.child, Duration::from_secs(20)).context("the simulated camera did not start")?;
     let said: serde_json::Value = serde_json::from_str(&line).with_context(|| line.clone())?;
     let url = said["url"].as_str().context("the simulated camera named no url")?.to_owned();
     Ok((sim, url))

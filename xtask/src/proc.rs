@@ -2,10 +2,12 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -94,18 +96,18 @@ impl Aside {
     }
 
     /// SIGTERM, then `patience`, then SIGKILL; `None` when it had to be killed.
-    pub fn stop(&mut self, patience: Duration, hurry: impl Fn() -> bool) -> Option<ExitStatus> {
+    pub fn stop(&mut self, patience: Duration) -> Option<ExitStatus> {
         drop(self.child.stdin.take());
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             // It fails only when the process is gone already.
             let _ = kill_process(pid, Signal::TERM);
         }
         let start = Instant::now();
-        while start.elapsed() < patience && !hurry() {
+        while start.elapsed() < patience {
             if let Some(status) = self.ended() {
                 return Some(status);
             }
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -116,22 +118,28 @@ impl Aside {
 impl Drop for Aside {
     fn drop(&mut self) {
         if self.ended().is_none() {
-            self.stop(Duration::from_millis(500), || false);
+            self.stop(Duration::from_millis(500));
         }
     }
 }
 
-/// The first line that a child writes to its piped standard output.
-pub fn first_line(child: &mut Child) -> anyhow::Result<String> {
-    let out = child.stdout.as_mut().context("its output is not piped")?;
-    let (mut line, mut byte) = (Vec::new(), [0]);
-    while out.read(&mut byte)? == 1 && byte[0] != b'\n' {
-        line.push(byte[0]);
+/// The first line that a child writes to its piped standard output; it has so long for it.
+pub fn first_line(child: &mut Child, patience: Duration) -> anyhow::Result<String> {
+    let out = child.stdout.take().context("its output is not piped")?;
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let mut line = String::new();
+        let read = BufReader::new(out).read_line(&mut line);
+        // Nobody waits any more when it took too long.
+        let _ = send.send(read.map(|_| line));
+    });
+    match receive.recv_timeout(patience) {
+        Ok(line) => match line?.trim_end() {
+            "" => bail!("it said nothing"),
+            line => Ok(line.to_owned()),
+        },
+        Err(_) => bail!("it said nothing for {} s", patience.as_secs()),
     }
-    if line.is_empty() {
-        bail!("it said nothing ({})", child.wait()?);
-    }
-    Ok(String::from_utf8(line)?)
 }
 
 /// A line of progress, seen at once.
@@ -164,5 +172,41 @@ impl Build {
     /// Where its programs are.
     pub fn folder(self) -> PathBuf {
         target().join(if self == Build::Release { "release" } else { "debug" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Aside {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Aside::spawn("sh", &command, |command| {
+            command.stdout(Stdio::piped());
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_child_that_says_nothing_is_not_waited_for() {
+        let mut child = shell("sleep 20");
+        let error = first_line(&mut child.child, Duration::from_millis(50)).unwrap_err().to_string();
+        assert!(error.contains("said nothing for"), "{error}");
+        assert_eq!(
+            first_line(&mut shell("exit 3").child, Duration::from_secs(9)).unwrap_err().to_string(),
+            "it said nothing"
+        );
+        assert_eq!(first_line(&mut shell("echo a; echo b").child, Duration::from_secs(9)).unwrap(), "a");
+    }
+
+    #[test]
+    fn a_child_that_ignores_the_signal_is_killed() {
+        let mut deaf = shell("trap '' TERM; echo ready; while :; do sleep 0.01; done");
+        first_line(&mut deaf.child, Duration::from_secs(9)).unwrap();
+        assert_eq!(deaf.stop(Duration::from_millis(100)), None);
+        let mut good = shell("trap 'exit 4' TERM; echo ready; while :; do sleep 0.01; done");
+        first_line(&mut good.child, Duration::from_secs(9)).unwrap();
+        assert_eq!(good.stop(Duration::from_secs(9)).and_then(|status| status.code()), Some(4));
     }
 }
