@@ -26,7 +26,7 @@ STRICT, LOOSE, IOU, SHARE = 0.5, 0.4, 0.95, 0.99
 
 
 def frames(video, count):
-    """RGB pictures, float32 0..255, at full size: ffmpeg's planes, chroma brought to full size and converted here."""
+    """RGB pictures, float32, unclipped, at full size: ffmpeg's planes, chroma brought to full size and converted here."""
     probe = subprocess.run(
         ["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_entries", "stream=width,height", "-of", "csv=p=0", video],
         check=True, capture_output=True, text=True)
@@ -60,13 +60,14 @@ def to_rgb(y, u, v):
     kg = 1 - kr - kb
     y, u, v = (y - 16) * 255 / 219, (u - 128) * 255 / 224, (v - 128) * 255 / 224
     r, b = y + 2 * (1 - kr) * v, y + 2 * (1 - kb) * u
-    return np.clip(np.stack([r, (y - kr * r - kb * b) / kg, b], -1), 0, 255)
+    return np.stack([r, (y - kr * r - kb * b) / kg, b], -1)
 
 
 def shrink(rgb, width, height):
-    """Pillow's antialiased bilinear, on floats: no rounding to 8 bits between its passes."""
+    """Pillow's antialiased bilinear, on floats: no rounding to 8 bits between its passes. Values beyond the nominal range are clipped
+    after it, as the daemon does: a clip whose blacks lie under 16 (vtest.avi) gives other edges when they are clipped first."""
     channels = (Image.fromarray(np.ascontiguousarray(rgb[:, :, c]), "F").resize((width, height), Image.BILINEAR) for c in range(3))
-    return np.stack([np.asarray(c) for c in channels], -1)
+    return np.clip(np.stack([np.asarray(c) for c in channels], -1), 0, 255)
 
 
 def tensor(rgb, spec):
