@@ -133,19 +133,11 @@ pub fn prepare(file: &Path, output: &Path) -> ExitCode {
 
 /// `weir model convert`.
 pub fn convert(manifest: &Path, from: &Path, output: &Path) -> ExitCode {
-    let converted = Manifest::load_one_fault(manifest).and_then(|manifest| tfjs::convert(&manifest, from));
-    match converted.and_then(|bytes| write(output, &bytes).map(|()| bytes.len())) {
-        Ok(bytes) => print(&format!("wrote {} ({bytes} bytes)\n", output.display())),
+    let converted = Manifest::load_one_fault(manifest).and_then(|m| tfjs::convert_to(&m, from, output));
+    match converted {
+        Ok(_) => print(&format!("wrote {}\n", output.display())),
         Err(fault) => failed(&fault),
     }
-}
-
-/// Writes a whole file or none.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Fault> {
-    let part = path.with_extension("part");
-    std::fs::write(&part, bytes)
-        .and_then(|()| std::fs::rename(&part, path))
-        .map_err(|e| Fault::new(Who::Config, "output", format!("{} cannot be written: {e}", path.display())))
 }
 
 /// Says what went wrong; configuration faults have an exit code of their own.

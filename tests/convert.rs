@@ -4,6 +4,8 @@
 //! This holds the operators, the folding and the batch to account. It does not show that real files are read rightly;
 //! that was checked once, on real weights against TensorFlow.js itself (see models/README.md).
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers outside of #[test] functions use them too
+
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -440,6 +442,28 @@ fn nothing_is_folded_into_a_value_that_another_node_reads() {
     net.check(&x, true, &[("out", &biased.zip(&c, |a, b| a - b)), ("biased", &biased)]);
 }
 
+/// Channels-first in memory next to channels-last, and an axis taken from the middle.
+#[test]
+fn values_stored_in_different_orders_meet() {
+    let mut net = Net::new(7);
+    let x = Array::make(&[FRAMES, 3, 4, 2], |i| (i[0] * 24 + i[1] * 8 + i[2] * 2 + i[3]) as f64 / 10.0);
+    net.node("x", "Placeholder", &[], json!({}));
+    let filter = net.weights("w", &[1, 1, 2, 2]);
+    let one = Window { kernel: 1, stride: 1, dilation: 1, same: true };
+    net.node("c", "Conv2D", &["x", "w"], one.attr());
+    net.node("sum", "AddV2", &["x", "c"], json!({}));
+    net.scalar("last", -1);
+    net.node("both", "ConcatV2", &["x", "c", "last"], json!({}));
+    net.node("part", "Unpack", &["c"], json!({ "num": { "i": "2" }, "axis": { "i": "3" } }));
+    let c = conv(&x, &filter, one);
+    let both = Array::make(&[FRAMES, 3, 4, 4], |i| {
+        let from = if i[3] < 2 { &x } else { &c };
+        from.at(&[i[0], i[1], i[2], i[3] % 2])
+    });
+    let part = Array::make(&[FRAMES, 3, 4], |i| c.at(&[i[0], i[1], i[2], 1]));
+    net.check(&x, false, &[("sum", &x.zip(&c, |a, b| a + b)), ("both", &both), ("part:1", &part)]);
+}
+
 /// A graph that was exported for a batch of 1 has that 1 in its reshapes.
 #[test]
 fn a_batch_of_one_baked_into_a_reshape_is_freed() {
@@ -470,20 +494,43 @@ fn a_ramp_stays_a_ramp_when_it_is_doubled() {
     net.check(&x, true, &[("y", &Array::make(&[FRAMES, 1, 6, 1], |i| i[0] as f64 * 100.0 + ramp[i[2]]))]);
 }
 
-#[test]
-fn what_cannot_be_converted_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let recipe = |from: &str, to: &str| {
-        let sha = "0".repeat(64);
-        let text = format!(
-            "[model]\nname = \"t\"\nlabels = [\"x\"]\n[source]\nkind = \"npm\"\npackage = \"p\"\nversion = \"1\"\n\
+/// A recipe from `from` to `to`, whose result would have a SHA-256 of zeros.
+fn recipe(from: &str, to: &str) -> Manifest {
+    let sha = "0".repeat(64);
+    let text = format!(
+        "[model]\nname = \"t\"\nlabels = [\"x\"]\n[source]\nkind = \"npm\"\npackage = \"p\"\nversion = \"1\"\n\
              tarball_sha256 = \"{sha}\"\nsha256 = \"{sha}\"\nfiles = [\"d/model.json\"]\n[source.convert]\nkind = \"tfjs\"\n\
              inputs = [{{ from = \"{from}\", name = \"in\", shape = [-1, 4, 4, 2] }}]\n\
              outputs = [{{ from = \"{to}\", name = \"o\" }}]\n\
              [input]\nname = \"in\"\nwidth = 8\nheight = 8\n[output]\nfamily = \"ssd\"\n"
-        );
-        Manifest::parse(&text, "t").unwrap_or_else(|e| panic!("{}", e[0]))
-    };
+    );
+    Manifest::parse(&text, "t").unwrap_or_else(|e| panic!("{}", e[0]))
+}
+
+/// A file of another hash than the manifest's is not written.
+#[test]
+fn a_conversion_that_is_not_the_pinned_one_is_thrown_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut net = Net::new(1);
+    net.node("x", "Placeholder", &[], json!({}));
+    net.node("y", "Exp", &["x"], json!({}));
+    net.floats("unused", &[2], &[1.0, 2.0]);
+    net.write(folder.path());
+    let (manifest, out) = (recipe("x", "y"), folder.path().join("out.onnx"));
+    let message = tfjs::convert_to(&manifest, folder.path(), &out).unwrap_err().message;
+    assert!(message.contains(&format!("but the manifest of `t` names {}", "0".repeat(64))), "{message}");
+    assert!(!out.exists());
+
+    let mut right = manifest.clone();
+    let bytes = tfjs::convert(&manifest, folder.path()).unwrap();
+    right.source.as_mut().unwrap().sha256 = Some(weir::model::manifest::sha256_of(&bytes));
+    tfjs::convert_to(&right, folder.path(), &out).unwrap();
+    assert_eq!(fs::read(&out).unwrap(), bytes);
+}
+
+#[test]
+fn what_cannot_be_converted_is_named() {
+    let folder = tempfile::tempdir().unwrap();
     let convert = |manifest: &Manifest| {
         let message = tfjs::convert(manifest, folder.path()).unwrap_err().message;
         message.replace(&folder.path().join("model.json").display().to_string(), "M")

@@ -136,6 +136,31 @@ fn a_killed_broker_loses_nothing_and_repeats_only_under_the_same_id() {
 }
 
 #[test]
+fn what_was_sent_and_not_answered_is_sent_again() {
+    let broker = Broker::open();
+    let gate = Gate::shut(broker.port);
+    gate.open();
+    let subscriber = Subscriber::new(broker.port);
+    let mut net = Net::new(1_000, limits());
+    net.mqtt(mqtt_config(gate.port));
+    // "online" and the states of two cameras.
+    until("the connection", || (subscriber.messages().len() == 3).then_some(()));
+    gate.swallow(true);
+    for n in 0..200 {
+        net.outbox.append(small(n));
+    }
+    // A whole window of 16 is more than this; none of it reaches the broker.
+    until("events on their way", || (gate.swallowed() > 2_000).then_some(()));
+    assert_eq!(net.outbox.backlogs(), [("mqtt", 200)], "sent is not delivered");
+    gate.close();
+    gate.swallow(false);
+    gate.open();
+    let messages = until("them all", || Some(subscriber.events()).filter(|m| m.len() >= 200));
+    assert_eq!(messages.iter().map(seq).collect::<Vec<_>>(), (1..=200).collect::<Vec<_>>());
+    net.stop();
+}
+
+#[test]
 fn states_are_retained_and_follow_the_board() {
     let broker = Broker::open();
     let mut net = Net::new(1_000, limits());

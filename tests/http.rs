@@ -122,10 +122,13 @@ fn every_refusal_is_json_that_names_the_mistake() {
 /// What the server says to these bytes before it closes; then the time-outs are the server's own.
 fn raw(net: &Net, request: &[u8]) -> String {
     let mut socket = TcpStream::connect(net.address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     socket.write_all(request).unwrap();
     let mut answer = Vec::new();
-    // A reset after the answer is as good as an end.
-    let _ = socket.read_to_end(&mut answer);
+    if let Err(error) = socket.read_to_end(&mut answer) {
+        // A reset after the answer is as good as an end.
+        assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "the connection is still held");
+    }
     String::from_utf8_lossy(&answer).into_owned()
 }
 

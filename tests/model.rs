@@ -3,6 +3,8 @@
 //! Networks from elsewhere lie in ../shared/data/models and are skipped out loud when absent, as is whatever needs ONNX
 //! Runtime when none is found.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers outside of #[test] functions use them too
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -401,7 +403,8 @@ fn the_report_says_what_a_file_is() {
 #[test]
 fn each_family_is_guessed_from_the_shapes_of_its_exports() {
     let picture = [1, 3, 640, 640];
-    let table: Vec<(&str, [i64; 4], Vec<(&str, Vec<i64>)>, Family)> = vec![
+    type Ends = Vec<(&'static str, Vec<i64>)>;
+    let table: Vec<(&str, [i64; 4], Ends, Family)> = vec![
         ("yolov8n", picture, vec![("output0", vec![1, 84, 8400])], Family::Yolov8),
         ("yolo11 of 3 classes", [-1, 3, 640, 640], vec![("o", vec![-1, 7, 8400])], Family::Yolov8),
         ("yolov8 transposed", picture, vec![("o", vec![1, 8400, 84])], Family::Yolov8),

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Detection parity: the daemon's boxes against an independent run in Python with the same weights.
 
-Independent here: ffmpeg decodes and converts to RGB, Pillow resizes (antialiased bilinear), ONNX Runtime's own Python
-package infers, and numpy decodes and suppresses. Shared: the .onnx file, and the numbers of its model.toml.
+Independent here: ffmpeg decodes, numpy makes full-size RGB, Pillow resizes it (antialiased bilinear), ONNX Runtime's own Python
+package infers, and numpy decodes and suppresses. Shared: the .onnx file, and the numbers of its model.toml. The RGB is
+made in floats, since ffmpeg's own 8-bit conversion moves SSD's boxes by half a pixel.
 
 A box of one side with score >= 0.5 must have a partner of the same class on the other side (which is
 asked from 0.4 on, so that a score on the threshold is no mismatch) with IoU >= 0.95. Exit 0 when 99 % have one.
@@ -25,26 +26,60 @@ STRICT, LOOSE, IOU, SHARE = 0.5, 0.4, 0.95, 0.99
 
 
 def frames(video, count):
+    """RGB pictures, float32, unclipped, at full size: ffmpeg's planes, chroma brought to full size and converted here."""
     probe = subprocess.run(
         ["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_entries", "stream=width,height", "-of", "csv=p=0", video],
         check=True, capture_output=True, text=True)
     width, height = (int(v) for v in probe.stdout.strip().split(",")[:2])
     raw = subprocess.run(
-        ["ffmpeg", "-v", "error", "-i", video, "-frames:v", str(count), "-vsync", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24",
-         "-sws_flags", "bilinear+accurate_rnd+full_chroma_int", "-"], check=True, capture_output=True).stdout
-    return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+        ["ffmpeg", "-v", "error", "-i", video, "-frames:v", str(count), "-vsync", "passthrough", "-f", "rawvideo", "-pix_fmt", "yuv420p", "-"],
+        check=True, capture_output=True).stdout
+    luma, quarter = width * height, (width // 2) * (height // 2)
+    for planes in np.frombuffer(raw, np.uint8).reshape(-1, luma + 2 * quarter):
+        y = planes[:luma].reshape(height, width).astype(np.float32)
+        u, v = (full_size(planes[luma + i * quarter:][:quarter].reshape(height // 2, width // 2)) for i in (0, 1))
+        yield to_rgb(y, u, v)
+
+
+def full_size(plane):
+    """Doubles a chroma plane by linear interpolation; samples sit on even columns (ITU-T H.264, chroma_sample_loc_type 0)
+    and between rows."""
+    wide = np.repeat(plane, 2, axis=1).astype(np.float32)
+    wide[:, 1:-1:2] = (wide[:, 0:-2:2] + wide[:, 2::2]) / 2
+    up = np.concatenate([wide[:1], wide[:-1]])
+    down = np.concatenate([wide[1:], wide[-1:]])
+    tall = np.empty((2 * wide.shape[0], wide.shape[1]), np.float32)
+    tall[0::2] = 0.75 * wide + 0.25 * up
+    tall[1::2] = 0.75 * wide + 0.25 * down
+    return tall
+
+
+def to_rgb(y, u, v):
+    """Limited range; BT.601 up to 576 lines, BT.709 above (ITU-R BT.601-7, BT.709-6)."""
+    kr, kb = (0.299, 0.114) if y.shape[0] <= 576 else (0.2126, 0.0722)
+    kg = 1 - kr - kb
+    y, u, v = (y - 16) * 255 / 219, (u - 128) * 255 / 224, (v - 128) * 255 / 224
+    r, b = y + 2 * (1 - kr) * v, y + 2 * (1 - kb) * u
+    return np.stack([r, (y - kr * r - kb * b) / kg, b], -1)
+
+
+def shrink(rgb, width, height):
+    """Pillow's antialiased bilinear, on floats: no rounding to 8 bits between its passes. Values beyond the nominal range are clipped
+    after it, as the daemon does: a clip whose blacks lie under 16 (vtest.avi) gives other edges when they are clipped first."""
+    channels = (Image.fromarray(np.ascontiguousarray(rgb[:, :, c]), "F").resize((width, height), Image.BILINEAR) for c in range(3))
+    return np.clip(np.stack([np.asarray(c) for c in channels], -1), 0, 255)
 
 
 def tensor(rgb, spec):
     """The input tensor, and how to come back: x = (tensor_x - dx) / sx."""
     h, w = rgb.shape[:2]
     if spec.get("resize", "letterbox") == "stretch":
-        picture = Image.fromarray(rgb).resize((spec["width"], spec["height"]), Image.BILINEAR)
-        canvas, sx, sy, dx, dy = np.asarray(picture, np.float32), spec["width"] / w, spec["height"] / h, 0, 0
+        canvas = shrink(rgb, spec["width"], spec["height"])
+        sx, sy, dx, dy = spec["width"] / w, spec["height"] / h, 0, 0
     else:
         scale = min(spec["width"] / w, spec["height"] / h)
         rw, rh = round(w * scale), round(h * scale)
-        picture = np.asarray(Image.fromarray(rgb).resize((rw, rh), Image.BILINEAR), np.float32)
+        picture = shrink(rgb, rw, rh)
         canvas = np.full((spec["height"], spec["width"], 3), spec.get("pad", 114), np.float32)
         dx, dy = (0, 0) if spec["resize"] == "letterbox-top-left" else ((spec["width"] - rw) // 2, (spec["height"] - rh) // 2)
         canvas[dy:dy + rh, dx:dx + rw] = picture
@@ -146,7 +181,7 @@ def main():
     session = onnxruntime.InferenceSession(args.weights, providers=["CPUExecutionProvider"])
     total = missing = 0
     ious = []
-    pictures = frames(args.video, args.frames)
+    pictures = list(frames(args.video, args.frames))
     if len(ours) != len(pictures):
         print(f"weir saw {len(ours)} frames, ffmpeg {len(pictures)}")
         return 1

@@ -65,7 +65,8 @@ fn the_service_is_locked_down() {
     let Some((output, said)) = run("exposure", &mut security) else { return };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let level = text.lines().find_map(|line| line.split_once("exposure level for weir.service: "));
-    let level = level.and_then(|(_, rest)| rest.split_whitespace().next()).and_then(|word| word.parse::<f32>().ok());
+    let level =
+        level.and_then(|(_, rest)| rest.split_whitespace().next()).and_then(|word| word.parse::<f32>().ok());
     let level = level.unwrap_or_else(|| panic!("no exposure level in:\n{text}\n{said}"));
     println!("exposure level {level} of 10");
     assert!(level <= MOST_EXPOSURE, "exposure {level}:\n{text}");

@@ -5,8 +5,8 @@
 //! box, since that is where a standing object touches the ground that zones are drawn on.
 //!
 //! A box trembles by some pixels even when its object stands still, so a border is a band:
-//! - a track enters a zone at its border, and leaves it when it is out by more than [`margin`];
-//! - a line is crossed when the foot has passed it between its ends *and* is beyond it by more than [`margin`].
+//! - a track enters a zone at its border, and leaves it when it is out by more than a margin;
+//! - a line is crossed when the foot has passed it between its ends *and* is beyond it by more than a margin.
 //!   Being on the line counts as being on its right. A track that begins inside the band has come from nowhere:
 //!   where it first stands clear of the line is no crossing.
 //!

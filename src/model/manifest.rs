@@ -298,9 +298,10 @@ fn check_source(source: &Source, problems: &mut Vec<String>) {
         ("tarball_sha256", source.tarball_sha256.is_some()),
         ("files", !source.files.is_empty()),
     ];
-    let (kind, wanted, unwanted): (_, &[(&str, bool)], &[(&str, bool)]) = match source.kind {
-        SourceKind::Npm => ("npm", &npm, &[("url", source.url.is_some())]),
-        SourceKind::Url => ("url", &[("url", source.url.is_some())], &npm),
+    let url = [("url", source.url.is_some())];
+    let (kind, wanted, unwanted) = match source.kind {
+        SourceKind::Npm => ("npm", &npm[..], &url[..]),
+        SourceKind::Url => ("url", &url[..], &npm[..]),
     };
     for (key, _) in wanted.iter().filter(|(_, there)| !there) {
         problem(format!("{key} is missing, kind = \"{kind}\" needs it"));

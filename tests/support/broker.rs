@@ -189,6 +189,8 @@ struct GateState {
     open: AtomicBool,
     quit: AtomicBool,
     tried: AtomicUsize,
+    swallow: AtomicBool,
+    swallowed: AtomicUsize,
     sockets: Mutex<Vec<TcpStream>>,
 }
 
@@ -202,6 +204,8 @@ impl Gate {
             open: AtomicBool::new(false),
             quit: AtomicBool::new(false),
             tried: AtomicUsize::new(0),
+            swallow: AtomicBool::new(false),
+            swallowed: AtomicUsize::new(0),
             sockets: Mutex::default(),
         });
         let theirs = Arc::clone(&state);
@@ -214,8 +218,8 @@ impl Gate {
                 if theirs.open.load(SeqCst)
                     && let Ok(server) = TcpStream::connect(("127.0.0.1", theirs.target))
                 {
-                    relay(&theirs, &client, &server);
-                    relay(&theirs, &server, &client);
+                    relay(&theirs, &client, &server, true);
+                    relay(&theirs, &server, &client, false);
                 }
             }
         });
@@ -235,6 +239,16 @@ impl Gate {
         }
     }
 
+    /// From now on (or no longer) what goes to the broker is lost on the way.
+    pub fn swallow(&self, on: bool) {
+        self.state.swallow.store(on, SeqCst);
+    }
+
+    /// Bytes lost so.
+    pub fn swallowed(&self) -> usize {
+        self.state.swallowed.load(SeqCst)
+    }
+
     /// Connections that were asked for, let through or not.
     pub fn tried(&self) -> usize {
         self.state.tried.load(SeqCst)
@@ -242,14 +256,16 @@ impl Gate {
 }
 
 /// Copies one way until either end has gone.
-fn relay(state: &GateState, from: &TcpStream, to: &TcpStream) {
+fn relay(state: &Arc<GateState>, from: &TcpStream, to: &TcpStream, towards_broker: bool) {
     let copy = |s: &TcpStream| s.try_clone().expect("there are file descriptors left");
     state.sockets.lock().unwrap().push(copy(from));
-    let (mut from, mut to) = (copy(from), copy(to));
+    let (state, mut from, mut to) = (Arc::clone(state), copy(from), copy(to));
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
-        while let Ok(n) = from.read(&mut buffer) {
-            if n == 0 || to.write_all(&buffer[..n]).is_err() {
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            if towards_broker && state.swallow.load(SeqCst) {
+                state.swallowed.fetch_add(n, SeqCst);
+            } else if to.write_all(&buffer[..n]).is_err() {
                 break;
             }
         }

@@ -42,7 +42,7 @@ pub fn ready(test: &str) -> bool {
 
 /// The street clip that `cargo xtask setup` makes.
 pub fn street() -> PathBuf {
-    weir::config::cache_dir().join("video/street-h264.mp4")
+    weir::config::cache_dir().join("video/vtest-h264.mp4")
 }
 
 /// One RTSP camera: a process of its own, so that signals hit it alone.
@@ -119,8 +119,12 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `weir run` on this configuration, to which node, model and a free HTTP port are added.
     pub fn start(config: &str) -> Daemon {
-        let daemon = Self::spawn(config, "[model]\nname = \"coco-ssd\"\n");
-        until("the daemon is ready", || daemon.get("/readyz").ok().map(drop));
+        let mut daemon = Self::spawn(config, "[model]\nname = \"coco-ssd\"\n");
+        until("the daemon is ready", || {
+            let ended = daemon.child.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "the daemon ended: {}", daemon.log());
+            daemon.get("/readyz").ok().map(drop)
+        });
         daemon
     }
 
@@ -134,6 +138,7 @@ impl Daemon {
             if model.contains("path") { model.to_owned() } else { format!("{model}dirs = [{:?}]\n", models) };
         let text = format!("[node]\nname = \"test\"\n[http]\nbind = \"127.0.0.1:{port}\"\n{model}\n{config}");
         std::fs::write(&path, text).expect("the configuration is written");
+        std::os::unix::fs::symlink(root().join("pipelines"), dir.path().join("pipelines")).expect("linked");
         let log = dir.path().join("log");
         let file = std::fs::File::create(&log).expect("the log is made");
         let child = weir()
@@ -178,6 +183,11 @@ impl Daemon {
     /// What it logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// SIGTERM or another.

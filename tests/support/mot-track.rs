@@ -1,7 +1,8 @@
 //! Runs the daemon's tracker over a file of detections and prints tracks, both in MOTChallenge form.
 //!
-//! `mot-track DETECTIONS --fps N --size WxH [--high S] [--low S] [--confirm N] [--lost-ms N]`
+//! `mot-track DETECTIONS --fps N --size WxH [--every N] [--high S] [--low S] [--confirm N] [--lost-ms N]`
 //!
+//! With `--every N` the tracker is given each N-th frame only, as when the engine cannot keep up.
 //! In: lines `frame,-1,x,y,w,h,score` sorted by frame, frames from 1. Out: `frame,id,x,y,w,h,score,-1,-1,-1`
 //! for each confirmed track that the frame shows. `tests/mot/score.py` scores it.
 
@@ -18,13 +19,14 @@ use weir::frame::{BBox, Detection, Size};
 fn main() -> Result<(), Box<dyn Error>> {
     let mut settings =
         config::Track { high_score: 0.5, low_score: 0.1, confirm_frames: 3, lost: Duration::from_secs(1) };
-    let (mut file, mut fps, mut size) = (None, None, None);
+    let (mut file, mut fps, mut size, mut every) = (None, None, None, 1);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} wants a value"));
         match arg.as_str() {
             "--fps" => fps = Some(value()?.parse::<f64>()?),
             "--size" => size = Some(parse_size(&value()?)?),
+            "--every" => every = value()?.parse::<usize>()?.max(1),
             "--high" => settings.high_score = value()?.parse()?,
             "--low" => settings.low_score = value()?.parse()?,
             "--confirm" => settings.confirm_frames = value()?.parse()?,
@@ -45,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut out = std::io::stdout().lock();
     let mut tracker = Tracker::new(settings);
     let none = Vec::new();
-    for frame in 1..=frames.keys().last().copied().unwrap_or(0) {
+    for frame in (1..=frames.keys().last().copied().unwrap_or(0)).step_by(every) {
         let at = Tick::from_nanos((frame as f64 / fps * 1e9) as u64);
         for change in tracker.update(at, size, frames.get(&frame).unwrap_or(&none)) {
             let (Change::Started(t) | Change::Updated(t)) = change else { continue };

@@ -153,7 +153,8 @@ impl Net {
         let thread = std::thread::spawn(move || {
             let (mut frame, mut said_hello) = (Frame::default(), false);
             for line in BufReader::new(response.into_body().into_reader()).lines() {
-                let Ok(line) = line else { break };
+                // A stream that is cut off, rather than ended, is an error.
+                let Ok(line) = line else { return false };
                 match line.split_once(':') {
                     Some(("id", value)) => frame.id = value.trim().to_owned(),
                     Some(("event", value)) => frame.event = value.trim().to_owned(),
@@ -199,7 +200,7 @@ impl Sse {
         until("server-sent events", || Some(self.frames()).filter(|frames| frames.len() >= n))
     }
 
-    /// Waits for the end of the stream; true when it had begun properly.
+    /// Waits for the end of the stream; true when it had begun and ended properly.
     pub fn ended(self) -> bool {
         self.thread.join().expect("the reader does not panic")
     }

@@ -204,7 +204,16 @@ fn venv(cache: &Cache) -> anyhow::Result<PathBuf> {
     fs::remove_dir_all(&home).ok();
     quiet(Command::new("python3").args(["-m", "venv"]).arg(&home))?;
     let mut pip = Command::new(home.join("bin/python"));
-    quiet(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", REQUIREMENTS]))?;
+    quiet(pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--require-hashes",
+        "-r",
+        REQUIREMENTS,
+    ]))?;
     // Last: an installation that broke off is made anew.
     fs::copy(REQUIREMENTS, home.join("requirements.txt"))?;
     Ok(home)

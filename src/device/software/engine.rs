@@ -112,7 +112,7 @@ impl Engine for SoftwareEngine {
             if self.plans.len() == MOST_PLANS {
                 self.plans.clear();
             }
-            self.plans.insert(geometry.clone(), Plan::new(geometry, &self.spec.input));
+            self.plans.insert(*geometry, Plan::new(geometry, &self.spec.input));
         }
         let plan = self.plans.get_mut(geometry).expect("inserted just above");
         let slot = &mut self.tensor[slot * self.slot_len..(slot + 1) * self.slot_len];

@@ -25,8 +25,12 @@ impl Pixels {
     ///
     /// # Errors
     /// When the buffer does not hold what its caps say.
-    pub fn map(buffer: gst::Buffer, info: &gst_video::VideoInfo) -> Result<Pixels, Fault> {
-        let geometry = geometry(info)?;
+    pub fn map(
+        buffer: gst::Buffer,
+        info: &gst_video::VideoInfo,
+        chroma: ChromaSite,
+    ) -> Result<Pixels, Fault> {
+        let geometry = geometry(info, chroma)?;
         let frame = gst_video::VideoFrame::from_buffer_readable(buffer, info).map_err(|_| {
             Fault::new(Who::Camera, "bad_picture", format!("a {geometry:?} picture does not fit its buffer"))
         })?;
@@ -51,7 +55,7 @@ impl Pixels {
 ///
 /// # Errors
 /// For a format that the pipelines do not ask for.
-pub fn geometry(info: &gst_video::VideoInfo) -> Result<Geometry, Fault> {
+fn geometry(info: &gst_video::VideoInfo, chroma: ChromaSite) -> Result<Geometry, Fault> {
     let format = match info.format() {
         gst_video::VideoFormat::I420 => PixelFormat::I420,
         gst_video::VideoFormat::Nv12 => PixelFormat::Nv12,
@@ -69,19 +73,47 @@ pub fn geometry(info: &gst_video::VideoInfo) -> Result<Geometry, Fault> {
         gst_video::VideoColorMatrix::Bt601 | gst_video::VideoColorMatrix::Fcc => Matrix::Bt601,
         gst_video::VideoColorMatrix::Bt709 => Matrix::Bt709,
         gst_video::VideoColorMatrix::Bt2020 => Matrix::Bt2020,
-        // Nothing said: what ITU-R BT.709 §1 and every player assume from the height.
-        _ if info.height() >= 720 => Matrix::Bt709,
+        // Nothing said: GStreamer has filled in BT.709 above 576 lines, as players do.
+        _ if info.height() > 576 => Matrix::Bt709,
         _ => Matrix::Bt601,
     };
     let range = match colorimetry.range() {
         gst_video::VideoColorRange::Range0_255 => Range::Full,
         _ => Range::Limited,
     };
-    let chroma = if info.chroma_site().contains(gst_video::VideoChromaSite::H_COSITED) {
-        ChromaSite::Left
-    } else {
-        ChromaSite::Center
-    };
     let size = Size { width: info.width(), height: info.height() };
     Ok(Geometry { size, format, matrix, range, chroma })
+}
+
+/// Where the stream's chroma samples lie, from its caps. Not from `VideoInfo`: GStreamer 1.22 overwrites the caps' `chroma-site` there
+/// with a default of its own when they name no colorimetry. Where nothing is said, JPEG has them in the centre
+/// (JFIF 1.02), and MPEG codecs at the left (ITU-T H.264, chroma_sample_loc_type 0).
+pub fn chroma_site(caps: &gst::CapsRef, codec: &str) -> ChromaSite {
+    let said = caps.structure(0).and_then(|s| s.get::<&str>("chroma-site").ok());
+    match said {
+        Some(site) if site.starts_with("mpeg2") || site.starts_with("dv") || site.starts_with("cosited") => {
+            ChromaSite::Left
+        }
+        Some(_) => ChromaSite::Center,
+        None if codec == "mjpeg" => ChromaSite::Center,
+        None => ChromaSite::Left,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caps_say_where_chroma_lies() {
+        gst::init().expect("GStreamer is installed");
+        let caps = |extra: &str| {
+            let text = format!("video/x-raw,format=I420,width=768,height=576,framerate=25/1{extra}");
+            text.parse::<gst::Caps>().expect("valid caps")
+        };
+        assert_eq!(chroma_site(&caps(",chroma-site=mpeg2"), "h264"), ChromaSite::Left);
+        assert_eq!(chroma_site(&caps(",chroma-site=jpeg"), "h264"), ChromaSite::Center);
+        assert_eq!(chroma_site(&caps(""), "h264"), ChromaSite::Left);
+        assert_eq!(chroma_site(&caps(""), "mjpeg"), ChromaSite::Center);
+    }
 }

@@ -15,7 +15,8 @@ use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 use secrecy::ExposeSecret;
 
-use super::pixels::Pixels;
+use super::pixels::{self, Pixels};
+use super::preprocess::ChromaSite;
 use crate::clock::Pts;
 use crate::config::{self, Transport};
 use crate::device::{Happening, Picture, Sink};
@@ -303,7 +304,7 @@ fn fault_of(error: &glib::Error) -> Fault {
 }
 
 fn deliver(frames: &gst_app::AppSink, mut sink: Sink<Pixels>, codec: Arc<Mutex<String>>, live: bool) {
-    let mut seen: Option<(gst::Caps, gst_video::VideoInfo)> = None;
+    let mut seen: Option<(gst::Caps, Format)> = None;
     let callbacks = gst_app::AppSinkCallbacks::builder()
         .new_sample(move |appsink| {
             let sample = appsink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
@@ -311,10 +312,12 @@ fn deliver(frames: &gst_app::AppSink, mut sink: Sink<Pixels>, codec: Arc<Mutex<S
             if seen.as_ref().is_none_or(|(c, _)| *c != caps) {
                 let info =
                     gst_video::VideoInfo::from_caps(&caps).map_err(|_| gst::FlowError::NotNegotiated)?;
-                seen = Some((caps, info));
+                let codec = codec.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let chroma = pixels::chroma_site(&caps, &codec);
+                seen = Some((caps, Format { info, codec, chroma }));
             }
-            let (_, info) = seen.as_ref().expect("set just above");
-            let picture = picture(appsink, &sample, info, &codec, live)?;
+            let (_, format) = seen.as_ref().expect("set just above");
+            let picture = picture(appsink, &sample, format, live)?;
             (sink.picture)(picture);
             Ok(gst::FlowSuccess::Ok)
         })
@@ -322,13 +325,20 @@ fn deliver(frames: &gst_app::AppSink, mut sink: Sink<Pixels>, codec: Arc<Mutex<S
     frames.set_callbacks(callbacks);
 }
 
+/// What a stream's pictures are, read once a change of caps.
+struct Format {
+    info: gst_video::VideoInfo,
+    codec: String,
+    chroma: ChromaSite,
+}
+
 fn picture(
     appsink: &gst_app::AppSink,
     sample: &gst::Sample,
-    info: &gst_video::VideoInfo,
-    codec: &Mutex<String>,
+    format: &Format,
     live: bool,
 ) -> Result<Picture<Pixels>, gst::FlowError> {
+    let info = &format.info;
     let buffer = sample.buffer_owned().ok_or(gst::FlowError::Error)?;
     let pts = buffer.pts();
     let running = sample
@@ -349,10 +359,10 @@ fn picture(
             width: info.width(),
             height: info.height(),
             fps: (fps.numer() > 0 && fps.denom() > 0).then(|| fps.numer() as f32 / fps.denom() as f32),
-            codec: codec.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            codec: format.codec.clone(),
         },
         age,
         pts: pts.map(|p| Pts(p.nseconds())),
-        pixels: if sound { Pixels::map(buffer, info).ok() } else { None },
+        pixels: if sound { Pixels::map(buffer, info, format.chroma).ok() } else { None },
     })
 }

@@ -314,6 +314,11 @@ fn touching_a_line_and_turning_back_is_no_crossing() {
 }
 
 #[test]
+fn a_track_that_begins_on_a_line_has_not_crossed_it() {
+    assert_eq!(crossings(&walk(&mut rules(&camera()), 1, &[[498.0, 500.0], [550.0, 500.0]])), []);
+}
+
+#[test]
 fn zones_and_lines_count_their_classes_only() {
     let mut camera = camera();
     camera.zones[0].classes = vec!["car".into()];

@@ -17,6 +17,8 @@ const MEASURED: f32 = 0.08;
 const FIRST_SPEED: f32 = 2.0;
 /// Density of the random acceleration: speed wanders by this many box sides per second within a second.
 const WANDER: f32 = 0.5;
+/// However unsure its place is, a box is not looked for farther away than this, in box sides.
+const FARTHEST: f32 = 0.5;
 /// No box is smaller than this, in pixels, however fast it seemed to shrink.
 const SMALLEST: f32 = 1.0;
 
@@ -57,6 +59,12 @@ impl Motion {
             c + dt * v + q * dt * dt / 2.0,
             v + q * dt,
         ];
+    }
+
+    /// How much farther on each side than a detector's error the object may be, in box sides: two standard
+    /// deviations. Close to 0 for a known mover a frame later; large after a gap, or for one seen once.
+    pub(super) fn doubt(&self) -> f32 {
+        (2.0 * (self.cov[0].sqrt() - MEASURED)).clamp(0.0, FARTHEST)
     }
 
     /// Takes in what was seen now.

@@ -2,8 +2,13 @@
 //!
 //! Zhang et al., *ByteTrack: Multi-Object Tracking by Associating Every Detection Box*, ECCV 2022: strong
 //! detections are matched with all known tracks first, and weak ones then only continue tracks that were
-//! seen a moment ago. Motion is in [`kalman`], the matching itself in [`assign`]. What follows from
+//! seen a moment ago. Motion is in `kalman`, the matching itself in `assign`. What follows from
 //! a track (zones, lines, events) is not here but in [`crate::flow::rules`].
+//!
+//! A box whose place is in doubt is compared in a larger size, and so are the detections with it: at three
+//! frames a second a walker has left its own box before it is seen again. Yang et al., *Hard to Track
+//! Objects with Irregular Motions and Similar Appearances? Make It Easier by Buffering the Matching Space*, WACV 2023;
+//! here the buffer is not fixed, it follows the filter.
 //!
 //! ```text
 //!            seen confirm_frames times in a row          not seen for `lost`
@@ -222,10 +227,16 @@ impl Tracker {
             rows.extend((0..tracks.len()).filter(|i| !tracks[*i].matched && (rule.who)(tracks[*i].stage)));
             gain.clear();
             for row in rows.iter() {
-                let (class, bbox) = (tracks[*row].view.class, tracks[*row].motion.bbox());
+                let Track { view: TrackView { class, .. }, motion, .. } = tracks[*row];
+                let doubt = motion.doubt();
+                let bbox = grown(&motion.bbox(), doubt);
                 gain.extend(found.iter().map(|d| {
                     let weight = if rule.weighted { d.score } else { 1.0 };
-                    if d.class == class { bbox.iou(&d.bbox) * weight - rule.least } else { 0.0 }
+                    if d.class == class {
+                        bbox.iou(&grown(&d.bbox, doubt)) * weight - rule.least
+                    } else {
+                        0.0
+                    }
                 }));
             }
             for (row, col) in assign.solve(rows.len(), found.len(), gain) {
@@ -339,6 +350,12 @@ impl Track {
         self.view.seen = now;
         self.matched = true;
     }
+}
+
+/// The box with `by` of its sides added on each side.
+fn grown(b: &BBox, by: f32) -> BBox {
+    let (dx, dy) = (by * b.w, by * b.h);
+    BBox { x: b.x - dx, y: b.y - dy, w: b.w + 2.0 * dx, h: b.h + 2.0 * dy }
 }
 
 /// A detection that a filter can digest: finite, with an area, touching the picture and of its order of size.

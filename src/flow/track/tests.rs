@@ -48,18 +48,14 @@ fn detection() -> impl Strategy<Value = Detection> {
     })
 }
 
-/// What no sane detector reports.
+/// What no sane detector reports: a detection with one spoilt number.
 fn junk() -> impl Strategy<Value = Detection> {
-    let number = prop_oneof![
-        Just(f32::NAN),
-        Just(f32::INFINITY),
-        Just(f32::NEG_INFINITY),
-        Just(f32::MAX),
-        Just(-1.0f32),
-        0.0f32..500.0,
-    ];
-    (prop::array::uniform4(number.clone()), number, 0u16..2)
-        .prop_map(|([x, y, w, h], score, class)| Detection { bbox: BBox { x, y, w, h }, class, score })
+    const SPOILT: [f32; 5] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, -1.0];
+    (detection(), 0usize..5, prop::sample::select(&SPOILT[..])).prop_map(|(mut d, field, bad)| {
+        let b = &mut d.bbox;
+        *[&mut b.w, &mut b.h, &mut d.score, &mut b.x, &mut b.y][field] = bad;
+        d
+    })
 }
 
 /// A camera's life: mostly frames at some 10 to 40 fps, sometimes a pause, silence or a disconnect.
@@ -68,7 +64,7 @@ fn life() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120).prop_map(|steps| {
         let mut now = 0;
         let steps = steps.into_iter().map(|(what, dt, seen)| {
-            now += if what == 0 { 1500 } else { dt };
+            now += if what < 2 { 1500 } else { dt };
             match what {
                 1 => Step::Expire(ms(now)),
                 2 => Step::EndAll,
@@ -152,24 +148,26 @@ proptest! {
         }
     }
 
-    /// A steady walker that is missed in up to 30 % of the frames keeps its one id from first to last.
+    /// A steady walker that is missed in up to 30 % of the frames keeps its one id from first to last, also at
+    /// the three frames a second that an overloaded engine leaves it.
     #[test]
     fn a_steady_walker_keeps_its_id(
         vx in -150.0f32..150.0,
         vy in -150.0f32..150.0,
-        fps in 10u64..30,
+        fps in 3u64..30,
         missed in prop::collection::vec(0u8..10, 40),
     ) {
         let mut tracker = Tracker::new(settings());
+        let wide = Size { width: 4000, height: 4000 };
         let (mut ids, mut gap) = (BTreeSet::new(), 0);
         for (frame, missed) in missed.into_iter().enumerate() {
             let t = frame as u64 * 1000 / fps;
             let s = t as f32 / 1000.0;
-            // Seen until confirmed, and never away for longer than four frames, which is 0.4 s at 10 fps.
-            gap = if frame > 3 && missed < 3 && gap < 4 { gap + 1 } else { 0 };
-            let walker = person(480.0 + vx * s / 2.0, 350.0 + vy * s / 2.0, 0.9);
+            // Seen until confirmed, and never missed for longer than 0.4 s, or one frame.
+            gap = if frame > 3 && missed < 3 && gap < 1.max(fps * 4 / 10) { gap + 1 } else { 0 };
+            let walker = person(2000.0 + vx * s / 2.0, 2000.0 + vy * s / 2.0, 0.9);
             let seen = if gap > 0 { vec![] } else { vec![walker] };
-            for change in tracker.update(ms(t), SIZE, &seen) {
+            for change in tracker.update(ms(t), wide, &seen) {
                 match change {
                     Change::Started(view) => _ = ids.insert(view.id),
                     Change::Updated(_) => {}
@@ -211,14 +209,13 @@ proptest! {
     fn junk_is_as_good_as_nothing(
         frames in prop::collection::vec((prop::collection::vec(detection(), 0..5), prop::collection::vec(junk(), 0..5)), 1..40),
     ) {
-        let (mut clean, mut dirty) = (Tracker::new(settings()), Tracker::new(settings()));
+        // Announced at first sight, so that whatever is taken in shows.
+        let settings = config::Track { confirm_frames: 1, ..settings() };
+        let (mut clean, mut dirty) = (Tracker::new(settings.clone()), Tracker::new(settings));
         for (i, (seen, junk)) in frames.iter().enumerate() {
             let at = ms(50 * i as u64);
-            let junk = junk.iter().filter(|d| {
-                let b = [d.bbox.x, d.bbox.y, d.bbox.w, d.bbox.h, d.score];
-                // What is by chance a sound detection is not junk.
-                b.iter().any(|v| !v.is_finite()) || b.contains(&f32::MAX) || b[2..].contains(&-1.0) || b[4] > 1.0
-            });
+            // A left or top edge at −1 is sound.
+            let junk = junk.iter().filter(|d| d.bbox.x != -1.0 && d.bbox.y != -1.0);
             let mixed: Vec<Detection> = junk.chain(seen).copied().collect();
             prop_assert_eq!(clean.update(at, SIZE, seen), dirty.update(at, SIZE, &mixed));
         }
@@ -229,7 +226,7 @@ proptest! {
     fn no_clock_upsets_the_tracker(
         frames in prop::collection::vec((prop_oneof![0u64..4_000_000_000, any::<u64>()], prop::collection::vec(detection(), 0..5)), 1..60),
     ) {
-        let mut tracker = Tracker::new(settings());
+        let mut tracker = Tracker::new(config::Track { confirm_frames: 1, ..settings() });
         for (nanos, seen) in &frames {
             tracker.update(Tick::from_nanos(*nanos), SIZE, seen);
             for t in &tracker.tracks {
@@ -279,7 +276,7 @@ fn a_track_is_announced_after_three_frames_in_a_row() {
 
 #[test]
 fn weak_detections_continue_a_track_but_start_none() {
-    let mut tracker = Tracker::new(settings());
+    let mut tracker = Tracker::new(config::Track { confirm_frames: 1, ..settings() });
     for i in 0..4 {
         tracker.update(ms(100 * i), SIZE, &[person(100.0, 100.0, 0.9), person(600.0, 100.0, 0.3)]);
     }

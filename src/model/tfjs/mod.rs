@@ -1,8 +1,8 @@
 //! TensorFlow.js graph models to ONNX, with the batch left free.
 //!
 //! The graph is cut where the recipe says. What depends only on weights and shapes is computed here, with the batch as an
-//! unknown ([`value`]); scales and biases move into the convolutions before them ([`build`]); transposes are put off until
-//! an operator needs them ([`ops`]), so that the result runs channels-first inside. The same files and recipe give the
+//! unknown (`value`); scales and biases move into the convolutions before them (`build`); transposes are put off until
+//! an operator needs them (`ops`), so that the result runs channels-first inside. The same files and recipe give the
 //! same bytes.
 //!
 //! Not here: control flow (a `while` loop in front of a detector is cut off by the recipe), training, and operators that

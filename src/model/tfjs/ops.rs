@@ -381,7 +381,7 @@ impl Op<'_> {
     fn reshape(&mut self) -> Result<Value, String> {
         let target = self.constant(1)?.dims_in()?.to_vec();
         let dims = self.resolve(&target)?;
-        self.to_shape(dims)
+        self.reshaped(dims)
     }
 
     /// A reshape's target with −1, and a baked batch, replaced.
@@ -413,7 +413,7 @@ impl Op<'_> {
     }
 
     /// The first input with another shape of the same size.
-    fn to_shape(&mut self, dims: Vec<Dim>) -> Result<Value, String> {
+    fn reshaped(&mut self, dims: Vec<Dim>) -> Result<Value, String> {
         let x = match &self.inputs[0] {
             Value::Const(c) => return Ok(Value::Const(Const { dims, data: c.data.clone() })),
             Value::Tensor(t) => t.clone(),
@@ -454,7 +454,7 @@ impl Op<'_> {
         let mut dims = self.input_dims().to_vec();
         let at = wrap(self.constant(1)?.integers()?[0], dims.len() + 1)?;
         dims.insert(at, Dim::fixed(1));
-        self.to_shape(dims)
+        self.reshaped(dims)
     }
 
     fn squeeze(&mut self) -> Result<Value, String> {
@@ -470,7 +470,7 @@ impl Op<'_> {
         if dims.iter().zip(&drop).any(|(d, drop)| *drop && *d != Dim::fixed(1)) {
             return Err(format!("cannot squeeze {dims:?}"));
         }
-        self.to_shape(kept)
+        self.reshaped(kept)
     }
 
     fn shape(&self) -> Value {

@@ -5,6 +5,7 @@
 //! outbox's cursor alone says what to send.
 
 use std::collections::HashSet;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,14 +14,13 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnAck, Packet, PubAck, PubAckReason, PublishProperties};
 use rumqttc::v5::{AsyncClient, Event, EventLoop};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, Sleep, interval, sleep, timeout};
 
 use super::window::Window;
 use super::{Sink, link};
 use crate::board::Link;
 use crate::clock::Tick;
 use crate::fault::{Fault, Retry, Who};
-use crate::frame::CameraId;
 use crate::stop::Stop;
 
 /// A broker that leaves a message unanswered for this long has lost it, or hangs.
@@ -78,6 +78,7 @@ impl Sink {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut session = Session {
             said: vec![None; self.wiring.board.cameras().len()],
+            next_state: 0,
             sink: self,
             client,
             window: Window::new(limit),
@@ -86,7 +87,7 @@ impl Sink {
             refusals: HashSet::new(),
             phase: Phase::Live,
         };
-        let mut deadline = Instant::now();
+        let mut deadline: Option<Pin<Box<Sleep>>> = None;
         loop {
             tokio::select! {
                 failure = &mut driver => {
@@ -101,19 +102,30 @@ impl Sink {
                     Err(fault) => return session.lost(fault),
                 },
                 () = session.sink.reader.wait(), if session.wants_events() => session.fill(),
-                _ = look.tick() => match session.overdue() {
-                    None => session.fill(),
-                    Some(fault) => return session.lost(fault),
-                },
+                _ = look.tick() => {
+                    if let Some(fault) = session.overdue() {
+                        return session.lost(fault);
+                    }
+                    session.look_again();
+                    session.fill();
+                }
                 () = stop.stopped(), if session.phase == Phase::Live => {
                     session.phase = Phase::Draining;
-                    deadline = Instant::now() + session.sink.wiring.flush;
+                    deadline = Some(Box::pin(sleep(session.sink.wiring.flush)));
                     session.fill();
                 }
                 // The last will says "offline" for us.
-                () = sleep_until(deadline), if session.phase != Phase::Live => return Ended::Stopped,
+                () = passed(&mut deadline) => return Ended::Stopped,
             }
         }
+    }
+}
+
+/// Waits for a deadline; for ever while there is none.
+async fn passed(deadline: &mut Option<Pin<Box<Sleep>>>) {
+    match deadline {
+        Some(deadline) => deadline.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -153,6 +165,8 @@ struct Session<'a> {
     max_packet: usize,
     /// Per camera, the state that this connection has told last.
     said: Vec<Option<Link>>,
+    /// The camera to look at next; past the last one until the next round.
+    next_state: usize,
     /// Reasons that have been logged.
     refusals: HashSet<String>,
     phase: Phase,
@@ -262,20 +276,25 @@ impl Session<'_> {
         }
     }
 
+    /// Begins another round over the cameras, unless one is still waiting for room.
+    fn look_again(&mut self) {
+        if self.next_state == self.said.len() {
+            self.next_state = 0;
+        }
+    }
+
     fn tell_states(&mut self) {
-        for place in 0..self.said.len() {
-            if self.window.free() == 0 {
-                return;
-            }
-            let card = self.sink.wiring.board.camera(CameraId(place as u32));
+        while self.window.free() > 0 && self.next_state < self.said.len() {
+            let place = self.next_state;
+            self.next_state += 1;
+            let card = &self.sink.wiring.board.cameras()[place];
             let link = card.link();
-            if self.said[place].as_ref() == Some(&link) {
-                continue;
+            if self.said[place].as_ref() != Some(&link) {
+                let topic = self.sink.topics.status(&card.name);
+                let json = serde_json::Value::from(link.to_json()).to_string();
+                self.publish(Item::State, topic, true, json.into());
+                self.said[place] = Some(link);
             }
-            let topic = self.sink.topics.status(&card.name);
-            let json = serde_json::Value::from(link.to_json()).to_string();
-            self.publish(Item::State, topic, true, json.into());
-            self.said[place] = Some(link);
         }
     }
 

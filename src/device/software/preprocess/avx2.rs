@@ -4,6 +4,7 @@
 
 use std::arch::x86_64::{__m128i, __m256i};
 
+use pulp::NullaryFnOnce;
 use pulp::x86::V3;
 
 use super::axis::Axis;
@@ -12,33 +13,70 @@ use super::kernel::{Isa, bias, mix, narrow};
 impl Isa for V3 {
     #[inline(always)]
     fn mix(self, plane: &[u8], stride: usize, taps: (usize, &[i16]), out: &mut [i16]) {
-        // Columns done so far. 128 a time keep eight sums in registers; the rest is for odd widths.
-        let mut done = 0;
-        done += mix_blocks::<4, 128>(self, &plane[done..], stride, taps, &mut out[done..]);
-        done += mix_blocks::<2, 64>(self, &plane[done..], stride, taps, &mut out[done..]);
-        done += mix_blocks::<1, 32>(self, &plane[done..], stride, taps, &mut out[done..]);
-        mix(plane, stride, taps, out, done);
+        self.vectorize(Mix { simd: self, plane, stride, taps, out });
     }
 
     #[inline(always)]
     fn narrow(self, row: &[i16], axis: &Axis, out: &mut [f32]) {
+        self.vectorize(Narrow { simd: self, row, axis, out });
+    }
+}
+
+/// A call of [`Isa::mix`]. That it is a type makes it a function of its own, compiled once.
+struct Mix<'a> {
+    simd: V3,
+    plane: &'a [u8],
+    stride: usize,
+    taps: (usize, &'a [i16]),
+    out: &'a mut [i16],
+}
+
+impl NullaryFnOnce for Mix<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Mix { simd, plane, stride, taps, out } = self;
+        // Columns done so far. 128 a time keep eight sums in registers; the rest is for odd widths.
+        let mut done = 0;
+        done += mix_blocks::<4, 128>(simd, &plane[done..], stride, taps, &mut out[done..]);
+        done += mix_blocks::<2, 64>(simd, &plane[done..], stride, taps, &mut out[done..]);
+        done += mix_blocks::<1, 32>(simd, &plane[done..], stride, taps, &mut out[done..]);
+        mix(plane, stride, taps, out, done);
+    }
+}
+
+/// A call of [`Isa::narrow`].
+struct Narrow<'a> {
+    simd: V3,
+    row: &'a [i16],
+    axis: &'a Axis,
+    out: &'a mut [f32],
+}
+
+impl NullaryFnOnce for Narrow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Narrow { simd, row, axis, out } = self;
         let (taps, done) = (axis.taps(), out.len() / 8 * 8);
         let groups = out.as_chunks_mut::<8>().0.iter_mut().zip(axis.starts().as_chunks::<8>().0);
         let weights = axis.weights();
         match taps {
             8 => {
                 for ((o, starts), w) in groups.zip(weights.as_chunks::<8>().0.as_chunks::<8>().0) {
-                    *o = narrow_8(self, row, starts, w);
+                    *o = narrow_8(simd, row, starts, w);
                 }
             }
             16 => {
                 for ((o, starts), w) in groups.zip(weights.as_chunks::<128>().0) {
-                    *o = narrow_16(self, row, starts, w, 1);
+                    *o = narrow_16(simd, row, starts, w, 1);
                 }
             }
             _ => {
                 for ((o, starts), w) in groups.zip(weights.chunks_exact(8 * taps)) {
-                    *o = narrow_16(self, row, starts, w, taps / 16);
+                    *o = narrow_16(simd, row, starts, w, taps / 16);
                 }
             }
         }
