@@ -134,12 +134,10 @@ fn measure(clip: &Path, model: &str, cameras: usize, seconds: u64) -> Measured {
     let before = reading(&daemon, cameras);
     let start = Instant::now();
     std::thread::sleep(Duration::from_secs(seconds / 2));
-    let half = worst_p95(&daemon, cameras);
+    let half = worst(&daemon, cameras, "p95");
     std::thread::sleep(Duration::from_secs(seconds - seconds / 2));
     let after = reading(&daemon, cameras);
     let wall = start.elapsed().as_secs_f64();
-    let latency =
-        |key: &str| (0..cameras).map(|n| camera(&daemon, n)["latency_ms"][key].as_f64().unwrap_or(0.0));
     let batches = after.batches - before.batches;
     Measured {
         cameras,
@@ -149,9 +147,9 @@ fn measure(clip: &Path, model: &str, cameras: usize, seconds: u64) -> Measured {
         busy: after.busy - before.busy,
         preprocess: after.preprocess - before.preprocess,
         service_ms: (after.busy - before.busy) * 1e3 / batches.max(1.0),
-        p50: latency("p50").fold(0.0, f64::max),
-        p95: latency("p95").fold(0.0, f64::max),
-        halves: [half, worst_p95(&daemon, cameras)],
+        p50: worst(&daemon, cameras, "p50"),
+        p95: worst(&daemon, cameras, "p95"),
+        halves: [half, worst(&daemon, cameras, "p95")],
         cpu: after.cpu.iter().map(|(k, v)| (k.clone(), v - before.cpu.get(k).unwrap_or(&0.0))).collect(),
     }
 }
@@ -160,8 +158,11 @@ fn camera(daemon: &Daemon, n: usize) -> Value {
     daemon.camera(&format!("c{n}"))
 }
 
-fn worst_p95(daemon: &Daemon, cameras: usize) -> f64 {
-    (0..cameras).map(|n| camera(daemon, n)["latency_ms"]["p95"].as_f64().unwrap_or(0.0)).fold(0.0, f64::max)
+/// The worst camera's percentile.
+fn worst(daemon: &Daemon, cameras: usize, percentile: &str) -> f64 {
+    (0..cameras)
+        .map(|n| camera(daemon, n)["latency_ms"][percentile].as_f64().unwrap_or(0.0))
+        .fold(0.0, f64::max)
 }
 
 struct Reading {
@@ -212,8 +213,8 @@ fn threads(pid: u32) -> BTreeMap<String, f64> {
 impl Measured {
     fn print_cpu(&self) {
         let per_frame = |seconds: f64| seconds * 1e3 / self.frames_in;
-        // decodebin decodes, and our appsink takes the picture, on the thread behind its queue.
-        let is_decode = |name: &str| name.starts_with("multiqueue");
+        // The jitter buffer's thread runs everything behind it: depayloader, decoder, and our appsink.
+        let is_decode = |name: &str| name.starts_with("rtpjitterbuffer") || name.starts_with("multiqueue");
         let is_engine = |name: &str| name == "infer";
         println!("| thread | ms a frame |\n|---|---|");
         for (name, seconds) in self.cpu.iter().filter(|(_, s)| **s > 0.0) {
