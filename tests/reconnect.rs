@@ -1,5 +1,7 @@
 //! Cameras that die, freeze and come back. The others lose nothing.
 
+#![allow(clippy::print_stdout, reason = "a test says what it measured")]
+
 #[path = "support/daemon.rs"]
 mod daemon;
 #[path = "support/wait.rs"]

@@ -3,6 +3,12 @@
 //! `systemd-analyze verify` only warns of a key that it does not know, and ends well: so any word on standard
 //! error is a failure. Whether the service *runs* under these limits needs a systemd as PID 1 and isn't shown here.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may panic, and says out loud what it skips"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -4,6 +4,8 @@
 //! tables. CPU is read per thread from /proc (utime + stime), so it holds on a noisy machine; rates and latencies do
 //! not, so read those beside each other from one run.
 
+#![allow(clippy::print_stdout, reason = "a bench prints its table")]
+
 #[path = "../support/daemon.rs"]
 mod daemon;
 #[path = "../support/wait.rs"]

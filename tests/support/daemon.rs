@@ -2,6 +2,7 @@
 //! port and is killed on drop.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::print_stdout, reason = "what is skipped is said out loud")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
