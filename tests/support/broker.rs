@@ -14,9 +14,15 @@ use rumqttc::v5::{Client, Event, MqttOptions};
 
 use crate::wait::until;
 
-/// A port that nothing used a moment ago.
+/// A port that nothing used a moment ago, below the range that the kernel takes for outgoing connections:
+/// one from it could be gone before mosquitto listens.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("loopback has ports").port()
+    loop {
+        let port = fastrand::u16(15_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A mosquitto; killed and reaped when dropped.
@@ -50,7 +56,7 @@ impl Broker {
         self.dir.path()
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts it and waits until it runs.
     pub fn start(&mut self) {
         // Debian keeps daemons out of a user's PATH.
         let path = format!("{}:/usr/sbin:/usr/local/sbin", std::env::var("PATH").unwrap_or_default());
@@ -63,8 +69,14 @@ impl Broker {
             .stderr(std::fs::File::create(self.dir.path().join("log")).expect("the directory is ours"))
             .spawn()
             .expect("mosquitto runs (Debian package `mosquitto`)");
-        self.child = Some(child);
-        until("mosquitto to listen", || TcpStream::connect(("127.0.0.1", self.port)).ok());
+        let child = self.child.insert(child);
+        // Said once every listener is open.
+        until("mosquitto to run", || {
+            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            let ended = child.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "mosquitto ended ({ended:?}): {log}");
+            log.lines().any(|l| l.ends_with(" running")).then_some(())
+        });
     }
 
     /// SIGKILL: no goodbye, nothing saved.

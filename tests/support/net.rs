@@ -197,7 +197,7 @@ impl Sse {
     /// Waits until there are `n` frames.
     #[track_caller]
     pub fn wait_for(&self, n: usize) -> Vec<Frame> {
-        until("server-sent events", || Some(self.frames()).filter(|frames| frames.len() >= n))
+        until("server-sent events", || (self.frames.lock().unwrap().len() >= n).then(|| self.frames()))
     }
 
     /// Waits for the end of the stream; true when it had begun and ended properly.
