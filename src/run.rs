@@ -41,6 +41,9 @@ use crate::{http, metrics, sink, stop};
 /// A shared stage that has not moved for this long is stuck: not healthy, and no longer fed to systemd's watchdog.
 const STUCK: Duration = Duration::from_secs(10);
 
+/// See [`yield_to_decoders`].
+const ENGINE_NICE: i32 = 5;
+
 /// The fastest camera that a ring is sized for.
 const MOST_FPS: u128 = 60;
 
@@ -114,6 +117,7 @@ impl<D: Device> Daemon<D> {
             let spec = Arc::clone(&spec);
             supervise::stage("infer", fatal.clone(), move || {
                 let _alive = alive;
+                yield_to_decoders();
                 let mut engine = device.engine()?;
                 let detector = Detector::new(&spec, &engine.outputs())?;
                 let _ = handed.send(detector);
@@ -205,6 +209,14 @@ impl<D: Device> Daemon<D> {
         }
         verdict.and(in_time)
     }
+}
+
+/// Lowers the priority of the calling thread, and of those that the engine will start from it. When the engine takes all cores, a
+/// picture must not wait behind it to be decoded: late pictures are what latency is made of. Without the right to
+/// change priorities nothing changes.
+fn yield_to_decoders() {
+    // Linux keeps a nice value per thread (sched(7)); `None` is the calling one.
+    let _ = rustix::process::setpriority_process(None, ENGINE_NICE);
 }
 
 /// Waits for all workers, at most for the grace period.
