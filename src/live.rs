@@ -7,11 +7,12 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Camera, Source};
+use crate::config::Camera;
 use crate::device::software::source;
 use crate::device::{Happening, Sink};
 use crate::event::Video;
 use crate::fault::{Fault, Retry, Who};
+use crate::probe::refine;
 use crate::supervise;
 
 /// Cameras that are opened at a time.
@@ -75,11 +76,7 @@ fn first_picture(camera: &Camera) -> Result<Video, Fault> {
             recv(happenings) -> what => match what {
                 Ok(Happening::Undecodable) => {}
                 Ok(Happening::Ended) | Err(_) => return Err(ended()),
-                Ok(Happening::Failed(fault)) => return Err(match &camera.source {
-                    Source::Rtsp(rtsp) if matches!(fault.reason, "unreachable" | "connection") =>
-                        crate::probe::why_unreachable(&rtsp.url).unwrap_or(fault),
-                    _ => fault,
-                }),
+                Ok(Happening::Failed(fault)) => return Err(refine(&camera.source, fault)),
             },
             default(PATIENCE) => return Err(
                 Fault::new(Who::Camera, "stalled", format!("no picture within {} s", PATIENCE.as_secs())).retry(Retry::Soon)),

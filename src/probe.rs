@@ -10,6 +10,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::clock::Tick;
+use crate::config::Source;
 use crate::fault::{Fault, Retry, Who};
 
 /// Between two questions.
@@ -108,6 +109,22 @@ fn question(url: &Url) -> std::io::Result<TcpStream> {
             .write_all(format!("OPTIONS {url} RTSP/1.0\r\nCSeq: 1\r\nUser-Agent: weir\r\n\r\n").as_bytes())?;
     }
     Ok(stream)
+}
+
+/// Says more about a source that could not be opened than GStreamer can.
+pub fn refine(source: &Source, fault: Fault) -> Fault {
+    match source {
+        Source::Rtsp(rtsp) if matches!(fault.reason, "unreachable" | "connection") => {
+            why_unreachable(&rtsp.url).unwrap_or(fault)
+        }
+        Source::V4l2 { device } if fault.reason == "not_found" => {
+            let message = format!("there is no camera at {}", device.display());
+            Fault::new(Who::Camera, "not_found", message)
+                .retry(fault.retry)
+                .remedy("plug it in; `ls /dev/video*` lists the devices")
+        }
+        _ => fault,
+    }
 }
 
 /// Why no connection can be made; `None` when one can.

@@ -40,6 +40,7 @@ fn each_broken_camera_says_why_and_a_sound_one_does_not_notice() {
          [cameras.elsewhere]\nsource = {elsewhere:?}\n\
          [cameras.closed]\nsource = \"rtsp://127.0.0.1:{closed}/cam\"\n\
          [cameras.text]\nsource = \"file:{}\"\n\
+         [cameras.usb]\nsource = \"v4l2:/dev/video99\"\n\
          [cameras.sound]\nsource = {:?}\n\
          [mqtt]\nurl = \"mqtt://127.0.0.1:{}\"\n",
         locked.url,
@@ -55,6 +56,8 @@ fn each_broken_camera_says_why_and_a_sound_one_does_not_notice() {
     assert_eq!((code.as_str(), message), ("refused", format!("nothing listens at 127.0.0.1:{closed}")));
     let (code, message) = reason(&daemon, "text");
     assert_eq!((code.as_str(), message.as_str()), ("not_video", "what it delivers is not a video"));
+    let (code, message) = reason(&daemon, "usb");
+    assert_eq!((code.as_str(), message.as_str()), ("not_found", "there is no camera at /dev/video99"));
     daemon.wait_state("sound", "online");
     until("the sound camera is inferred", || {
         (daemon.camera("sound")["frames"]["inferred"].as_u64() > Some(5)).then_some(())

@@ -21,7 +21,7 @@ use crate::fault::{Fault, Retry, Who};
 use crate::flow::retry::Backoff;
 use crate::frame::{CameraId, Frame, Stamp};
 use crate::intake::Port;
-use crate::probe::{Answer, Probe};
+use crate::probe::{Answer, Probe, refine};
 use crate::stage::analyze::Work;
 use crate::supervise::{Budget, panic_text};
 
@@ -86,7 +86,7 @@ impl<D: Device> Ingest<D> {
                     self.offline(&Fault::new(Who::Camera, "finished", "the file has been played to its end"));
                     return;
                 }
-                End::Failed(fault) => self.refine(fault),
+                End::Failed(fault) => refine(&self.camera.source, fault),
             };
             self.offline(&fault);
             let Some(next) = backoff.failed(self.clock.now(), fault.retry) else { return };
@@ -200,15 +200,6 @@ impl<D: Device> Ingest<D> {
             Fault::new(Who::Camera, "stalled", format!("{what} for {:.1} s", silence.as_secs_f32()))
                 .retry(Retry::Soon)
         })
-    }
-
-    /// Finds the typed reason behind "cannot be opened" by asking the socket.
-    fn refine(&self, fault: Fault) -> Fault {
-        let config::Source::Rtsp(rtsp) = &self.camera.source else { return fault };
-        if !matches!(fault.reason, "unreachable" | "connection") {
-            return fault;
-        }
-        crate::probe::why_unreachable(&rtsp.url).unwrap_or(fault)
     }
 
     fn online(&self, video: &Video, was_online: bool) {
