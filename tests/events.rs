@@ -117,15 +117,17 @@ fn a_killed_broker_loses_nothing_and_repeats_only_under_the_same_id() {
     let subscriber = Subscriber::new(broker.port);
     let mut net = Net::new(100_000, limits());
     net.mqtt(mqtt_config(gate.port));
-    for n in 0..EVENTS {
+    for n in 0..EVENTS / 2 {
         net.outbox.append(small(n));
     }
     until("a part of them", || (subscriber.events().len() > 200).then_some(()));
     gate.close();
     broker.kill();
+    for n in EVENTS / 2..EVENTS {
+        net.outbox.append(small(n));
+    }
     let mut got: Vec<Message> =
         subscriber.finish().into_iter().filter(|m| m.topic.ends_with("/events")).collect();
-    assert!(got.len() < EVENTS as usize, "the broker died in the middle of it");
     broker.start();
     let subscriber = Subscriber::new(broker.port);
     gate.open();

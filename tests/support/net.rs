@@ -197,7 +197,11 @@ impl Sse {
     /// Waits until there are `n` frames.
     #[track_caller]
     pub fn wait_for(&self, n: usize) -> Vec<Frame> {
-        until("server-sent events", || (self.frames.lock().unwrap().len() >= n).then(|| self.frames()))
+        until("server-sent events", || {
+            // Counted first: a copy of a long stream at every look would be the load that it waits for.
+            let enough = self.frames.lock().unwrap().len() >= n;
+            enough.then(|| self.frames())
+        })
     }
 
     /// Waits for the end of the stream; true when it had begun and ended properly.

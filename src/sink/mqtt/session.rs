@@ -136,7 +136,16 @@ async fn drive(mut eventloop: EventLoop, events: mpsc::Sender<Event>) -> Failure
     loop {
         match timeout(patience, eventloop.poll()).await {
             Err(_) => return Failure::Silent,
-            Ok(Err(error)) => return Failure::Error(Box::new(error)),
+            Ok(Err(error)) => {
+                // rumqttc reads in batches and keeps the answers before an error to itself. Losing them would only
+                // repeat messages, but for nothing.
+                for event in eventloop.state.events.drain(..) {
+                    if events.send(event).await.is_err() {
+                        break;
+                    }
+                }
+                return Failure::Error(Box::new(error));
+            }
             Ok(Ok(event)) => {
                 if let Event::Incoming(Packet::ConnAck(ack)) = &event
                     && let Some(theirs) = ack.properties.as_ref().and_then(|p| p.server_keep_alive)
