@@ -28,9 +28,10 @@ pub fn filter(level: &str) -> Result<EnvFilter, String> {
             ));
         }
     }
-    // ONNX Runtime tells each step of its optimiser at info; whoever wants that says ort=info.
+    // ONNX Runtime tells each step of its optimiser at info, and rumqttc warns of what the MQTT sink reports itself; whoever
+    // wants that says ort=info.
     EnvFilter::builder()
-        .parse(format!("ort=warn,{level}"))
+        .parse(format!("ort=warn,rumqttc=error,{level}"))
         .map_err(|_| "for example info,weir::stage=debug".to_owned())
 }
 

@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 
 use crate::board::{self, Camera};
 use crate::cache::Cache;
-use crate::proc::{Aside, Build, cargo, execute, first_line, say, which};
+use crate::proc::{Aside, Build, build_weir, first_line, say, which};
 use crate::setup::{self, Purpose};
 use crate::video::Clip;
 use crate::watch::{Channel, Watch};
@@ -40,10 +40,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(options.cameras > 0, "--cameras must be at least 1");
     let stop = stop_flag()?;
     let cache = setup::run(Purpose::Demo, options.build)?;
-    let mut build = cargo();
-    execute(
-        build.args(["build", "--quiet", "--bin", "weir", "--example", "rtsp-sim"]).args(options.build.flag()),
-    )?;
+    build_weir(options.build)?;
     if stop.load(Relaxed) {
         return Ok(ExitCode::FAILURE);
     }

@@ -149,9 +149,15 @@ pub fn say(text: &str) {
     let _ = std::io::stdout().flush();
 }
 
-/// Builds the daemon and says where it is.
+/// Builds the daemon, and what is used beside it, in one go: cargo unifies features over all that it is asked for, so that asking
+/// for less first would compile shared dependencies twice. Says where the daemon is.
 pub fn build_weir(build: Build) -> anyhow::Result<PathBuf> {
-    execute(cargo().args(["build", "--quiet", "--bin", "weir"]).args(build.flag()))?;
+    let what: &[&str] = match build {
+        Build::Release => &["--bin", "weir", "--example", "rtsp-sim"],
+        // As `cargo test --workspace` will want it.
+        Build::Debug => &["--workspace", "--bins", "--examples", "--tests"],
+    };
+    execute(cargo().arg("build").args(what).args(build.flag()))?;
     Ok(build.folder().join("weir"))
 }
 
