@@ -155,3 +155,22 @@ fn a_class_that_the_model_does_not_know_is_named() {
     assert_eq!(code, Some(78), "{log}");
     assert!(log.contains("model coco-ssd has no label persn"), "{log}");
 }
+
+#[test]
+fn a_library_that_is_none_is_named_with_the_way_out() {
+    if !ready("a_library_that_is_none_is_named_with_the_way_out") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let library = dir.path().join("libonnxruntime.so");
+    std::fs::write(&library, "not a library").expect("written");
+    let mut daemon = Daemon::spawn(
+        &format!("[infer]\nonnxruntime = {library:?}\n[cameras.a]\nsource = \"rtsp://127.0.0.1:9/x\"\n"),
+        "[model]\nname = \"coco-ssd\"\n",
+    );
+    let (code, _) = daemon.wait();
+    let log = daemon.log();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains(&format!("ONNX Runtime at {} cannot be used", library.display())), "{log}");
+    assert!(log.contains("cargo xtask setup"), "{log}");
+}

@@ -5,6 +5,9 @@ mod daemon;
 #[path = "support/wait.rs"]
 mod wait;
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
 use daemon::{Daemon, Sim, ready, street};
 use serde_json::Value;
 use wait::until;
@@ -92,7 +95,7 @@ fn files_play_once_in_full_or_over_and_over() {
     }
     let dir = tempfile::tempdir().expect("a temporary folder");
     let clip = dir.path().join("clip.mp4");
-    let made = std::process::Command::new("gst-launch-1.0")
+    let made = Command::new("gst-launch-1.0")
         .args([
             "-q",
             "videotestsrc",
@@ -135,4 +138,102 @@ fn a_described_pipeline_is_a_camera() {
         (camera["video"]["width"].as_u64(), camera["video"]["height"].as_u64()),
         (Some(160), Some(120))
     );
+}
+
+/// A key and a self-signed certificate for 127.0.0.1: one file with both, and one with the certificate alone.
+fn certificate(dir: &Path) -> (PathBuf, PathBuf) {
+    let (key, cert, both) = (dir.join("key.pem"), dir.join("cert.pem"), dir.join("both.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"])
+        .args(["-addext", "subjectAltName=IP:127.0.0.1", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&cert)
+        .output();
+    assert!(made.is_ok_and(|o| o.status.success()), "openssl makes a certificate");
+    let read = |path: &Path| std::fs::read_to_string(path).expect("openssl wrote it");
+    std::fs::write(&both, read(&cert) + &read(&key)).expect("written");
+    (both, cert)
+}
+
+#[test]
+fn rtsps_is_opened_only_with_a_trusted_certificate() {
+    if !ready("rtsps_is_opened_only_with_a_trusted_certificate") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (both, cert) = certificate(dir.path());
+    let both = both.to_str().expect("the path is text");
+    let sim = Sim::start(&[
+        "--pattern",
+        "ball",
+        "--size",
+        "320x240",
+        "--fps",
+        "5",
+        "--tcp-only",
+        "--user",
+        "u",
+        "--password",
+        "p",
+        "--tls-pem",
+        both,
+    ]);
+    let url = sim.url.replace("rtsps://", "rtsps://u:p@");
+    let daemon = Daemon::start(&format!(
+        "[cameras.trusted]\nsource = {url:?}\ntls_ca_file = {cert:?}\n[cameras.any]\nsource = {url:?}\ntls_insecure = true\n\
+         [cameras.stranger]\nsource = {url:?}\n"
+    ));
+    daemon.wait_state("trusted", "online");
+    daemon.wait_state("any", "online");
+    let stranger = daemon.wait_state("stranger", "offline");
+    assert_eq!(stranger["frames"]["in"], 0, "no picture over a connection that is not trusted: {stranger}");
+}
+
+#[test]
+fn a_change_of_resolution_is_followed() {
+    if !ready("a_change_of_resolution_is_followed") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut joined = Vec::new();
+    for (part, size) in ["width=160,height=120", "width=320,height=240"].iter().enumerate() {
+        let path = dir.path().join(format!("{part}.h264"));
+        let made = Command::new("gst-launch-1.0")
+            .args(["-q", "videotestsrc", "num-buffers=20", "!"])
+            .arg(format!("video/x-raw,{size},framerate=10/1"))
+            .args([
+                "!",
+                "x264enc",
+                "bframes=0",
+                "!",
+                "video/x-h264,stream-format=byte-stream",
+                "!",
+                "filesink",
+            ])
+            .arg(format!("location={}", path.display()))
+            .status();
+        assert!(made.is_ok_and(|s| s.success()), "gst-launch-1.0 makes a stream");
+        joined.extend(std::fs::read(path).expect("it was made"));
+    }
+    let clip = dir.path().join("joined.h264");
+    std::fs::write(&clip, joined).expect("written");
+    let daemon = Daemon::start(&format!(
+        "[cameras.a]\nsource = \"file:{}\"\nrepeat = false\nrealtime = false\n",
+        clip.display()
+    ));
+    let camera = until("the file has been played", || {
+        let camera = daemon.camera("a");
+        (camera["reason"]["code"] == "finished" && camera["frames"]["in_flight"] == 0).then_some(camera)
+    });
+    assert_eq!(camera["frames"]["inferred"], 40, "frames of both sizes: {camera}");
+    let sizes: Vec<(String, u64)> = daemon
+        .events()
+        .iter()
+        .filter(|e| e["video"].is_object())
+        .map(|e| {
+            (e["kind"].as_str().unwrap_or_default().to_owned(), e["video"]["width"].as_u64().unwrap_or(0))
+        })
+        .collect();
+    assert_eq!(sizes, [("camera.online".to_owned(), 160), ("camera.changed".to_owned(), 320)]);
 }

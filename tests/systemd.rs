@@ -9,7 +9,13 @@
     reason = "a test may panic, and says out loud what it skips"
 )]
 
+#[path = "support/daemon.rs"]
+mod daemon;
+#[path = "support/wait.rs"]
+mod wait;
+
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -88,4 +94,38 @@ fn the_user_is_made() {
     let fresh = text.contains("Creating user 'weir'");
     // On a machine where weir is installed there is nothing to make.
     assert!(fresh || text.is_empty(), "{text}");
+}
+
+/// The protocol of sd_notify(3), with a socket of our own in systemd's place.
+#[test]
+fn systemd_is_told_ready_alive_and_stopping() {
+    if !daemon::ready("systemd_is_told_ready_alive_and_stopping") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let mut daemon = daemon::Daemon::spawn_with(
+        "[cameras.a]\nsource = \"rtsp://127.0.0.1:9/x\"\n",
+        "[model]\nname = \"coco-ssd\"\n",
+        &[("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "400000")],
+    );
+    let hear = |wanted: &str| {
+        let mut heard = [0; 256];
+        loop {
+            let n = socket.recv(&mut heard).unwrap_or_else(|e| panic!("waited in vain for {wanted}: {e}"));
+            let text = String::from_utf8_lossy(&heard[..n]).into_owned();
+            if text.lines().any(|line| line == wanted) {
+                return;
+            }
+        }
+    };
+    hear("READY=1");
+    // Twice: fed again and again, not once.
+    hear("WATCHDOG=1");
+    hear("WATCHDOG=1");
+    daemon.signal("TERM");
+    hear("STOPPING=1");
+    assert_eq!(daemon.wait().0, Some(0));
 }

@@ -85,6 +85,12 @@ impl Sim {
         let _ = self.child.wait();
     }
 
+    /// Another camera at the same port.
+    pub fn restart_as(&mut self, args: &[&str]) {
+        self.args = args.iter().map(|s| (*s).to_owned()).collect();
+        self.restart();
+    }
+
     /// The same camera at the same port again.
     pub fn restart(&mut self) {
         let port = url::Url::parse(&self.url).ok().and_then(|u| u.port()).expect("the url has a port");
@@ -131,6 +137,11 @@ impl Daemon {
 
     /// The same without waiting, and with a `[model]` of one's own.
     pub fn spawn(config: &str, model: &str) -> Daemon {
+        Self::spawn_with(config, model, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn spawn_with(config: &str, model: &str, env: &[(&str, &str)]) -> Daemon {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let port = free_port();
         let path = dir.path().join("weir.toml");
@@ -145,6 +156,7 @@ impl Daemon {
         let child = weir()
             .args(["run", "-c"])
             .arg(&path)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)

@@ -70,6 +70,9 @@ struct Args {
     /// Digest instead of basic authentication.
     #[arg(long, requires = "user")]
     digest: bool,
+    /// Speaks TLS only (rtsps://), with the certificate and key in this PEM file.
+    #[arg(long, requires = "user")]
+    tls_pem: Option<PathBuf>,
     /// Refuses RTP inside the RTSP connection.
     #[arg(long, conflicts_with = "tcp_only")]
     udp_only: bool,
@@ -378,7 +381,7 @@ fn guard(
     user: &str,
     password: &str,
     digest: bool,
-) {
+) -> server::RTSPAuth {
     let auth = server::RTSPAuth::new();
     let token = server::RTSPToken::builder().field("media.factory.role", "viewer").build();
     if digest {
@@ -394,6 +397,7 @@ fn guard(
             .field("media.factory.construct", true)
             .build(),
     );
+    auth
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -404,7 +408,10 @@ fn run(args: &Args) -> Result<()> {
     server.set_service(&args.port.to_string());
     let factory = factory(&clip, args);
     if let (Some(user), Some(password)) = (&args.user, &args.password) {
-        guard(&server, &factory, user, password, args.digest);
+        let auth = guard(&server, &factory, user, password, args.digest);
+        if let Some(pem) = &args.tls_pem {
+            auth.set_tls_certificate(Some(&gio::TlsCertificate::from_file(pem)?));
+        }
     }
     server.mount_points().ok_or("the server has no mount points")?.add_factory(&args.path, factory);
     let _source = server.attach(None).map_err(|_| format!("port {} is in use", args.port))?;
@@ -425,7 +432,8 @@ fn run(args: &Args) -> Result<()> {
     });
     let (port, path) = (server.bound_port(), &args.path);
     let mut out = io::stdout().lock();
-    writeln!(out, r#"{{"port":{port},"url":"rtsp://127.0.0.1:{port}{path}"}}"#)?;
+    let scheme = if args.tls_pem.is_some() { "rtsps" } else { "rtsp" };
+    writeln!(out, r#"{{"port":{port},"url":"{scheme}://127.0.0.1:{port}{path}"}}"#)?;
     out.flush()?;
     drop(out);
     main.run();
