@@ -1,4 +1,4 @@
-//! Configuration: the file as written ([`file`]) → [`Config`] checked ([`check`]). Stages see only the second.
+//! Configuration: the file as written ([`mod@file`]) → [`Config`] checked ([`check`]). Stages see only the second.
 //!
 //! Every problem is reported at once, with file, line and a caret ([`problem`]); the checked types
 //! hold no `Option` that is always set, and no secret that `Debug` would print. Every key is said once, in

@@ -13,7 +13,7 @@ use crate::model::onnx::{
 /// Default-domain operator set of the graphs made here. 13 has Squeeze and friends with axes as inputs.
 const OPSET: i64 = 13;
 
-/// A convolution's weights [M, C / group, rows, columns] and bias [M].
+/// A convolution's weights `[M, C / group, rows, columns]` and bias `[M]`.
 struct Conv {
     dims: [i64; 4],
     weights: Vec<f32>,
