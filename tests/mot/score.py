@@ -121,9 +121,11 @@ def yolox_detections(seq, path, model):
     write_detections(path, rows)
 
 
-def weir_detections(seq, path, command):
-    """The daemon's own detections: lines `frame,-1,x,y,w,h,score,class`."""
-    printed = subprocess.run([*command, "try", "--format", "mot-det", str(seq.video)],
+def weir_detections(seq, path, command, data):
+    """The daemon's own detections with the same weights: lines `frame,-1,x,y,w,h,score,class`."""
+    manifest = ROOT / "models/yolox-nano/model.toml"
+    model = ["--model", str(data / "models/yolox_nano.onnx"), "--manifest", str(manifest)]
+    printed = subprocess.run([*command, "try", *model, "--format", "mot-det", "--min-score", "0.1", f"file:{seq.video}"],
                              check=True, stdout=subprocess.PIPE, text=True).stdout
     rows = []
     for line in printed.splitlines():
@@ -184,7 +186,7 @@ def main():
             if mode in ("truth", "thinned"):
                 truth_detections(seq, detections)
             elif mode == "weir":
-                weir_detections(seq, detections, args.weir.split())
+                weir_detections(seq, detections, args.weir.split(), args.data)
             elif not detections.exists():
                 # Fixed weights on a fixed video: the file is kept, since it takes half a minute to make.
                 yolox_detections(seq, detections, model)
