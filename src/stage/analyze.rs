@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use crate::board::Board;
-use crate::clock::{Clock, Wall};
+use crate::board::{Board, Link};
+use crate::clock::{Clock, Tick, Wall};
 use crate::config;
 use crate::device::Outputs;
 use crate::event::Draft;
@@ -126,17 +126,20 @@ impl<O: Outputs> Analyze<O> {
             .collect();
         let mut found = Vec::new();
         let mut drafts = Vec::new();
+        let mut swept = self.clock.now();
         loop {
             let work = self.work.recv_timeout(Beat::EVERY);
             let began = self.clock.now();
             self.beat.touch(began);
-            let work = match work {
-                Ok(work) => work,
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
+            if began.since(swept) >= Beat::EVERY {
+                swept = began;
+                self.sweep(began, &mut scenes, &mut drafts);
+            }
+            let worked = work.is_ok();
             match work {
-                Work::Batch { frames, outputs } => {
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Work::Batch { frames, outputs }) => {
                     for (slot, frame) in frames.iter().enumerate() {
                         let scene = &mut scenes[frame.key.camera.index()];
                         if self.detect(slot, frame, &outputs, &mut found) {
@@ -146,7 +149,7 @@ impl<O: Outputs> Analyze<O> {
                         }
                     }
                 }
-                Work::Lost { camera, wall } => {
+                Ok(Work::Lost { camera, wall }) => {
                     let scene = &mut scenes[camera.index()];
                     scene.rules.apply_without_frame(wall, scene.tracker.end_all(), &mut drafts);
                     self.board.camera(camera).tracks.store(0, Relaxed);
@@ -156,7 +159,19 @@ impl<O: Outputs> Analyze<O> {
                 // Fails only when `publish` is gone: the daemon is going down.
                 let _ = self.events.send(draft);
             }
-            meter.record(self.clock.now().since(began));
+            if worked {
+                meter.record(self.clock.now().since(began));
+            }
+        }
+    }
+
+    /// Frames that were in the engine when their camera was lost may have started tracks since: time ends them.
+    fn sweep(&self, now: Tick, scenes: &mut [Scene], drafts: &mut Vec<Draft>) {
+        for (card, scene) in self.board.cameras().iter().zip(scenes) {
+            if scene.tracker.tracks().next().is_some() && matches!(card.link(), Link::Offline { .. }) {
+                scene.rules.apply_without_frame(self.clock.wall(), scene.tracker.expire(now), drafts);
+                card.tracks.store(scene.tracker.tracks().count(), Relaxed);
+            }
         }
     }
 
