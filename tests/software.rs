@@ -88,6 +88,17 @@ fn every_codec_and_transport_delivers() {
     }
 }
 
+/// A synthetic H.264 clip; the file's name says in which container.
+fn encode(clip: &Path, frames: u32, size: &str, fps: u32) {
+    let made = Command::new("ffmpeg")
+        .args(["-v", "error", "-f", "lavfi", "-i"])
+        .arg(format!("testsrc=size={size}:rate={fps}"))
+        .args(["-frames:v", &frames.to_string(), "-pix_fmt", "yuv420p", "-c:v", "libx264", "-bf", "0"])
+        .arg(clip)
+        .status();
+    assert!(made.is_ok_and(|s| s.success()), "ffmpeg makes {}", clip.display());
+}
+
 #[test]
 fn files_play_once_in_full_or_over_and_over() {
     if !ready("files_play_once_in_full_or_over_and_over") {
@@ -95,19 +106,7 @@ fn files_play_once_in_full_or_over_and_over() {
     }
     let dir = tempfile::tempdir().expect("a temporary folder");
     let clip = dir.path().join("clip.mp4");
-    let made = Command::new("gst-launch-1.0")
-        .args([
-            "-q",
-            "videotestsrc",
-            "num-buffers=40",
-            "pattern=ball",
-            "!",
-            "video/x-raw,width=160,height=120,framerate=20/1",
-        ])
-        .args(["!", "x264enc", "!", "mp4mux", "!", "filesink"])
-        .arg(format!("location={}", clip.display()))
-        .status();
-    assert!(made.is_ok_and(|s| s.success()), "gst-launch-1.0 makes a clip");
+    encode(&clip, 40, "160x120", 20);
     let daemon = Daemon::start(&format!(
         "[cameras.once]\nsource = \"file:{0}\"\nrepeat = false\nrealtime = false\n[cameras.over]\nsource = \"file:{0}\"\n",
         clip.display()
@@ -197,23 +196,9 @@ fn a_change_of_resolution_is_followed() {
     }
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut joined = Vec::new();
-    for (part, size) in ["width=160,height=120", "width=320,height=240"].iter().enumerate() {
+    for (part, size) in ["160x120", "320x240"].iter().enumerate() {
         let path = dir.path().join(format!("{part}.h264"));
-        let made = Command::new("gst-launch-1.0")
-            .args(["-q", "videotestsrc", "num-buffers=20", "!"])
-            .arg(format!("video/x-raw,{size},framerate=10/1"))
-            .args([
-                "!",
-                "x264enc",
-                "bframes=0",
-                "!",
-                "video/x-h264,stream-format=byte-stream",
-                "!",
-                "filesink",
-            ])
-            .arg(format!("location={}", path.display()))
-            .status();
-        assert!(made.is_ok_and(|s| s.success()), "gst-launch-1.0 makes a stream");
+        encode(&path, 20, size, 10);
         joined.extend(std::fs::read(path).expect("it was made"));
     }
     let clip = dir.path().join("joined.h264");
