@@ -33,12 +33,12 @@ class Sequence:
         self.name, self.video, self.truth, self.size, self.fps = name, video, truth, size, fps
 
 
-def sequences(data):
+def sequences(data, vtest):
     return [
         Sequence("TUD-Stadtmitte", data / "mot/TUD-Stadtmitte/TUD-Stadtmitte.mp4",
                  data / "mot/TUD-Stadtmitte/gt.txt", (640, 480), 25),
         # Debian's opencv-doc ships the pictures of PETS09-S2L1 under this name.
-        Sequence("PETS09-S2L1", Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi"),
+        Sequence("PETS09-S2L1", vtest,
                  data / "mot/PETS09-S2L1/gt.txt", (768, 576), 10),
     ]
 
@@ -160,6 +160,8 @@ def score(truth_file, result_file, every):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder with mot/ and models/")
+    parser.add_argument("--vtest", type=Path, default=Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi"),
+                        help="Debian's vtest.avi; `cargo xtask setup` keeps it as video/vtest.avi in its cache")
     parser.add_argument("--tracker", help="a built mot-track; default: cargo runs it")
     parser.add_argument("--tracker-args", default="", help="more arguments for mot-track, in one string")
     parser.add_argument("--weir", help="the daemon's command line, in one string; adds the mode weir")
@@ -170,7 +172,7 @@ def main():
     tracker = [args.tracker] if args.tracker else ["cargo", "run", "--quiet", "--example", "mot-track", "--"]
     tracker += args.tracker_args.split()
     model = args.data / "models/yolox_nano.onnx"
-    for seq in sequences(args.data):
+    for seq in sequences(args.data, args.vtest):
         for path in (seq.video, seq.truth, model):
             if not path.exists():
                 print(f"missing: {path}", file=sys.stderr)
@@ -179,7 +181,7 @@ def main():
 
     print(f"{'sequence':<16} {'detections':<10} {'MOTA':>7} {'IDF1':>7} {'switches':>8} {'FP':>6} {'FN':>6}")
     bad = False
-    for seq in sequences(args.data):
+    for seq in sequences(args.data, args.vtest):
         for mode in ["truth", "thinned", "yolox"] + (["weir"] if args.weir else []):
             detections = args.work / f"{seq.name}.{mode}.det"
             every = round(seq.fps / THINNED_FPS) if mode == "thinned" else 1

@@ -13,7 +13,7 @@ use crate::model;
 use crate::proc::{Build, build_weir, cargo, execute, line, quiet, say};
 use crate::setup::{self, Purpose};
 use crate::summary::{Reader, Totals};
-use crate::video::Clip;
+use crate::video::{self, Clip};
 use crate::wheel;
 
 #[derive(Default)]
@@ -27,7 +27,7 @@ pub struct Options {
 /// An independent check in Python.
 struct Script {
     path: &'static str,
-    /// `{weir}`, `{weights}` and `{video}` are filled in.
+    /// `{weir}`, `{weights}`, `{video}` and `{vtest}` are filled in.
     args: &'static [&'static str],
     /// Data that not every machine has; without it the check is skipped, and says so.
     needs: &'static [&'static str],
@@ -39,11 +39,7 @@ static SCRIPTS: &[Script] = &[
         args: &["--weir", "{weir}", "--models", "models", "--weights", "{weights}", "--video", "{video}"],
         needs: &[],
     },
-    Script {
-        path: "tests/mot/score.py",
-        args: &[],
-        needs: &["../shared/data/mot", "/usr/share/doc/opencv-doc/examples/data/vtest.avi"],
-    },
+    Script { path: "tests/mot/score.py", args: &["--vtest", "{vtest}"], needs: &["../shared/data/mot"] },
 ];
 
 const REQUIREMENTS: &str = "tests/requirements.txt";
@@ -178,6 +174,7 @@ impl Bench {
                 "{weir}" => command.arg(build_weir(Build::Debug)?),
                 "{weights}" => command.arg(model::weights(&self.cache, &model::default_name()?)),
                 "{video}" => command.arg(self.cache.path(Clip::H264.name())),
+                "{vtest}" => command.arg(self.cache.path(video::ORIGINAL)),
                 plain => command.arg(plain),
             };
         }

@@ -43,9 +43,12 @@ impl Clip {
     }
 }
 
-/// Are all clips there?
+/// The original, in the cache: tests/mot/score.py follows its people.
+pub const ORIGINAL: &str = "video/vtest.avi";
+
+/// Are all clips there, and the original?
 pub fn has(cache: &Cache) -> bool {
-    Clip::ALL.iter().all(|clip| cache.path(clip.name()).is_file())
+    cache.path(ORIGINAL).is_file() && Clip::ALL.iter().all(|clip| cache.path(clip.name()).is_file())
 }
 
 /// Makes the clips that are missing.
@@ -55,6 +58,7 @@ pub fn make(cache: &Cache, apt: &mut Apt) -> anyhow::Result<()> {
     }
     let scratch = cache.scratch("video")?;
     let source = source(scratch.path(), apt)?;
+    cache.unpinned(ORIGINAL, |to| std::fs::copy(&source, to).map(drop).context("cannot copy vtest.avi"))?;
     for clip in Clip::ALL.into_iter().filter(|clip| !cache.path(clip.name()).is_file()) {
         say(&format!("encoding {}: once, under a minute", clip.name()));
         cache.unpinned(clip.name(), |to| {
