@@ -3,7 +3,6 @@
 //! The frame ledger here is the one truth about fates (law 2): `/metrics` and the API both read it, so they
 //! cannot disagree. Counters are atomics; the few words that change rarely sit behind a mutex.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,18 +11,26 @@ use serde_json::{Map, Value, json};
 
 use crate::clock::{Tick, Wall};
 use crate::event::{Reason, Video};
+use crate::flow::curve::Curve;
+use crate::flow::pace::Pace;
+use crate::flow::window::{Percentiles, Window};
 use crate::frame::{CameraId, Fate};
+
+/// What percentiles of a camera are taken over.
+const RECENT: Duration = Duration::from_secs(10);
 
 /// All cameras, by [`CameraId`].
 #[derive(Debug)]
 pub struct Board {
     cameras: Vec<Card>,
+    /// How the engine is fed.
+    pub flow: Flow,
 }
 
 impl Board {
     /// A board on which every camera is connecting and nothing has been counted.
     pub fn new(names: impl IntoIterator<Item = Arc<str>>) -> Self {
-        Board { cameras: names.into_iter().map(Card::new).collect() }
+        Board { cameras: names.into_iter().map(Card::new).collect(), flow: Flow::default() }
     }
 
     /// One camera's card.
@@ -34,6 +41,56 @@ impl Board {
     /// Every card, in the order of the configuration.
     pub fn cameras(&self) -> &[Card] {
         &self.cameras
+    }
+}
+
+/// The engine's pace, written by `infer`; and what it answers to, written by `analyze`.
+#[derive(Debug)]
+pub struct Flow {
+    latency: Mutex<Window>,
+    pace: Mutex<Option<(Pace, Curve)>>,
+    target: Mutex<Duration>,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Flow {
+            latency: Mutex::new(Window::new(Duration::from_secs(1))),
+            pace: Mutex::new(None),
+            target: Mutex::default(),
+        }
+    }
+}
+
+impl Flow {
+    /// Notes a realtime frame's time from arrival to its events.
+    pub fn note_latency(&self, now: Tick, latency: Duration) {
+        lock(&self.latency).note(now, latency);
+    }
+
+    /// The last second's latencies of realtime frames.
+    pub fn with_latency<T>(&self, look: impl FnOnce(&mut Window) -> T) -> T {
+        look(&mut lock(&self.latency))
+    }
+
+    /// Sets what is promised: the p95 of realtime frames.
+    pub fn set_target(&self, target: Duration) {
+        *lock(&self.target) = target;
+    }
+
+    /// What is promised.
+    pub fn target(&self) -> Duration {
+        *lock(&self.target)
+    }
+
+    /// The pace from now on, and the engine's curve.
+    pub fn publish(&self, pace: Pace, curve: Curve) {
+        *lock(&self.pace) = Some((pace, curve));
+    }
+
+    /// The last pace and curve; `None` before the engine is warm.
+    pub fn pace(&self) -> Option<(Pace, Curve)> {
+        *lock(&self.pace)
     }
 }
 
@@ -49,7 +106,7 @@ pub struct Card {
     /// Fresh pipelines built since start; the first attempt counts.
     pub attempts: AtomicU64,
     link: Mutex<Link>,
-    latency: Mutex<Recent>,
+    latency: Mutex<Window>,
 }
 
 impl Card {
@@ -60,7 +117,7 @@ impl Card {
             tracks: AtomicUsize::new(0),
             attempts: AtomicU64::new(0),
             link: Mutex::new(Link::Connecting),
-            latency: Mutex::new(Recent::default()),
+            latency: Mutex::new(Window::new(RECENT)),
         }
     }
 
@@ -183,45 +240,6 @@ impl Counts {
     }
 }
 
-/// Latency percentiles over a recent window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Percentiles {
-    /// Median.
-    pub p50: Duration,
-    /// 95th percentile.
-    pub p95: Duration,
-}
-
-/// The latencies of the last ten seconds, at most 1024 of them.
-#[derive(Debug, Default)]
-struct Recent {
-    samples: VecDeque<(Tick, Duration)>,
-}
-
-impl Recent {
-    const WINDOW: Duration = Duration::from_secs(10);
-    const MOST: usize = 1024;
-
-    fn note(&mut self, now: Tick, latency: Duration) {
-        if self.samples.len() == Self::MOST {
-            self.samples.pop_front();
-        }
-        self.samples.push_back((now, latency));
-    }
-
-    fn percentiles(&mut self, now: Tick) -> Option<Percentiles> {
-        while self.samples.front().is_some_and(|(at, _)| now.since(*at) > Self::WINDOW) {
-            self.samples.pop_front();
-        }
-        let mut sorted: Vec<Duration> = self.samples.iter().map(|(_, d)| *d).collect();
-        sorted.sort_unstable();
-        // Nearest rank: the smallest sample that at least q of all do not exceed.
-        let rank =
-            |q: f64| sorted.get(((q * sorted.len() as f64).ceil() as usize).saturating_sub(1)).copied();
-        Some(Percentiles { p50: rank(0.50)?, p95: rank(0.95)? })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,16 +252,5 @@ mod tests {
         ledger.settle(Fate::Stale);
         let counts = ledger.read();
         assert_eq!((counts.frames_in, counts.of(Fate::Stale), counts.in_flight()), (2, 1, 1));
-    }
-
-    #[test]
-    fn percentiles_forget_after_ten_seconds() {
-        let mut recent = Recent::default();
-        for ms in 1..=100 {
-            recent.note(Tick::from_millis(ms), Duration::from_millis(ms));
-        }
-        let p = recent.percentiles(Tick::from_millis(100)).expect("there are samples");
-        assert_eq!((p.p50, p.p95), (Duration::from_millis(50), Duration::from_millis(95)));
-        assert_eq!(recent.percentiles(Tick::from_millis(20_000)), None);
     }
 }

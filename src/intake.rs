@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::board::Board;
 use crate::clock::{Bell, Clock, Waiter, bell};
-use crate::flow::batch::{Batcher, CameraSettings, Settings, Step};
+use crate::flow::batch::{Batcher, CameraSettings, Settings, Step, Tally, Wait};
 use crate::frame::{CameraId, Fate, Frame, FrameKey};
 use crate::supervise::Beat;
 
@@ -155,6 +155,16 @@ pub fn intake<P>(
 }
 
 impl<P> Intake<P> {
+    /// From now on the batcher waits like this.
+    pub fn steer(&self, wait: Wait) {
+        self.shared.lock().batcher.steer(wait);
+    }
+
+    /// What came and was lost since the last call.
+    pub fn take_tally(&self) -> Tally {
+        self.shared.lock().batcher.take_tally()
+    }
+
     /// Blocks until there is a batch of at most `slots` frames, appended to `batch`.
     pub fn next(&self, slots: usize, batch: &mut Vec<(FrameKey, Frame<P>)>) -> Next {
         let clock = &self.shared.clock;

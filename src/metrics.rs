@@ -12,6 +12,9 @@
 //! | `weir_event_latency_seconds{camera}` | histogram | [`event_latency`] |
 //! | `weir_batch_frames`, `weir_batch_wait_seconds` | histogram | [`batch_frames`], [`batch_wait`] |
 //! | `weir_engine_busy_seconds_total` | counter | [`engine_busy`] |
+//! | `weir_slo_p95_seconds`, `weir_p95_seconds` | gauge | the target, and the last second's p95 of realtime frames |
+//! | `weir_batch_wait_limit_seconds`, `weir_batch_limit_frames`, `weir_pace{reason}` | gauge | the pacer's decision |
+//! | `weir_load_ratio`, `weir_service_seconds{frames}` | gauge | ρ, and S(b) |
 //! | `weir_events_total{kind}` | counter | the outbox |
 //! | `weir_outbox_backlog_events{sink}` | gauge | the outbox's cursors |
 //! | `weir_outbox_lost_events_total{sink}` | counter | readers that were too slow |
@@ -27,9 +30,10 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::board::{Board, Card, Link};
+use crate::board::{Board, Card, Flow, Link};
 use crate::event::Kind;
 use crate::fault::{Fault, Who};
+use crate::flow::pace::Reason;
 use crate::frame::Fate;
 use crate::outbox::Outbox;
 
@@ -90,7 +94,29 @@ fn describe() {
     h!("weir_stage_seconds", Unit::Seconds, "Time that a stage works on one item.");
     h!("weir_event_latency_seconds", Unit::Seconds, "From a picture's arrival to its events.");
     h!("weir_batch_frames", Unit::Count, "Frames in a batch.");
-    h!("weir_batch_wait_seconds", Unit::Seconds, "How long the oldest frame of a batch waited for company.");
+    h!("weir_batch_wait_seconds", Unit::Seconds, "How long a frame waited for its batch.");
+    g!(
+        "weir_slo_p95_seconds",
+        Unit::Seconds,
+        "The target for the p95 of realtime frames, arrival to events."
+    );
+    g!(
+        "weir_p95_seconds",
+        Unit::Seconds,
+        "That p95 over the last second; NaN when there were too few frames."
+    );
+    g!("weir_batch_wait_limit_seconds", Unit::Seconds, "The longest that a frame may wait for company now.");
+    g!("weir_batch_limit_frames", Unit::Count, "The largest batch now.");
+    g!("weir_pace", Unit::Count, "1 for the reason of the present limits, 0 for the others.");
+    g!(
+        "weir_load_ratio",
+        "Frames that come over frames that the engine can take, at its largest useful batch."
+    );
+    g!(
+        "weir_service_seconds",
+        Unit::Seconds,
+        "How long a batch of so many frames takes, preprocessing included."
+    );
     c!("weir_events_total", Unit::Count, "Events by kind.");
     g!("weir_outbox_backlog_events", Unit::Count, "Events that a sink has not taken yet.");
     c!("weir_outbox_lost_events_total", Unit::Count, "Events that left the log before a sink took them.");
@@ -154,9 +180,25 @@ impl BoardGauges {
     }
 
     fn copy(&self) {
+        copy_flow(&self.board.flow);
         for (card, handles) in self.board.cameras().iter().zip(&self.cameras) {
             handles.copy(card);
         }
+    }
+}
+
+fn copy_flow(flow: &Flow) {
+    gauge!("weir_slo_p95_seconds").set(flow.target().as_secs_f64());
+    let Some((pace, curve)) = flow.pace() else { return };
+    gauge!("weir_p95_seconds").set(pace.p95.map_or(f64::NAN, |p95| p95.as_secs_f64()));
+    gauge!("weir_batch_wait_limit_seconds").set(pace.wait.as_secs_f64());
+    gauge!("weir_batch_limit_frames").set(pace.slots as f64);
+    gauge!("weir_load_ratio").set(pace.rho);
+    for reason in Reason::ALL {
+        gauge!("weir_pace", "reason" => reason.name()).set(f64::from(reason == pace.reason));
+    }
+    for rung in curve.rungs() {
+        gauge!("weir_service_seconds", "frames" => rung.frames.to_string()).set(rung.service.as_secs_f64());
     }
 }
 

@@ -26,13 +26,15 @@ use crate::device::software::Software;
 use crate::device::{Device, Engine};
 use crate::fault::{Fault, Who};
 use crate::flow::batch::{CameraSettings, Settings};
+use crate::flow::curve::Curve;
 use crate::flow::detect::Detector;
+use crate::flow::pace::{Objective, Pacer};
 use crate::frame::CameraId;
 use crate::intake::intake;
 use crate::model::spec::ModelSpec;
 use crate::outbox::Outbox;
 use crate::stage::analyze::{Analyze, Filter};
-use crate::stage::infer::{self, Infer, Rung};
+use crate::stage::infer::{self, Infer};
 use crate::stage::ingest::{Ingest, Never};
 use crate::stage::publish;
 use crate::supervise::{self, Beat};
@@ -67,12 +69,6 @@ struct Daemon<D> {
     clock: Arc<dyn Clock>,
 }
 
-/// What a warm engine has to say.
-struct Ready {
-    curve: Vec<Rung>,
-    slots: usize,
-}
-
 impl<D: Device> Daemon<D> {
     fn run(self, listener: std::net::TcpListener) -> Result<(), Fault> {
         let Daemon { config, device, spec, clock } = self;
@@ -80,6 +76,7 @@ impl<D: Device> Daemon<D> {
         let filter = Filter::new(&spec.labels, &config.model.classes)
             .map_err(|unknown| unknown_classes(&spec, &unknown))?;
         let board = Arc::new(Board::new(config.cameras.iter().map(|c| Arc::clone(&c.name))));
+        board.flow.set_target(config.batcher.slo_p95);
         let outbox = Outbox::new(Arc::clone(&config.node), config.events.keep, Arc::clone(&clock));
         let ready = Arc::new(AtomicBool::new(false));
         let beats: Vec<(&'static str, Beat)> =
@@ -98,8 +95,17 @@ impl<D: Device> Daemon<D> {
         let (results, work) = bounded(2);
         let (warm, warmed) = bounded(1);
         let camera_settings: Vec<CameraSettings> = config.cameras.iter().map(camera_settings).collect();
-        let settings =
-            Settings { max_batch_frames: config.batcher.max_batch_frames, max_wait: config.batcher.max_wait };
+        let settings = Settings {
+            max_batch_frames: config.batcher.max_batch_frames,
+            max_wait: config.batcher.max_wait,
+            bulk_share: f64::from(config.batcher.bulk_share),
+        };
+        let objective = Objective {
+            target: config.batcher.slo_p95,
+            max_wait: config.batcher.max_wait,
+            max_batch: config.batcher.max_batch_frames,
+        };
+        let priorities = config.cameras.iter().map(|camera| camera.priority).collect();
         let (ports, intake) = intake::<D::Pixels>(settings, &camera_settings, &board, &clock, infer_beat);
         let (handed, engine_outputs) = bounded(1);
 
@@ -122,9 +128,9 @@ impl<D: Device> Daemon<D> {
                 let detector = Detector::new(&spec, &engine.outputs())?;
                 let _ = handed.send(detector);
                 let curve = infer::warm_up(&mut engine, &*clock)?;
-                let slots = infer::largest_useful(&curve);
-                let _ = warm.send(Ready { curve, slots });
-                Infer::<D> { intake, engine, slots, results, board, clock }.run()
+                let _ = warm.send(curve);
+                let pacer = Pacer::new(objective, curve);
+                Infer::<D> { intake, engine, pacer, priorities, results, board, clock }.run()
             })?
         });
 
@@ -247,11 +253,15 @@ fn camera_settings(camera: &crate::config::Camera) -> CameraSettings {
         ring,
         max_frames: usize::try_from(frames.max(2)).unwrap_or(2),
         drop_policy: camera.drop_policy,
+        backlog_frames: camera.backlog_frames,
+        priority: camera.priority,
+        weight: camera.weight,
+        max_fps: camera.max_fps.map(f64::from),
     }
 }
 
-fn report(ready: &Ready) {
-    for rung in &ready.curve {
+fn report(curve: &Curve) {
+    for rung in curve.rungs() {
         tracing::info!(
             batch = rung.frames,
             service_ms = rung.service.as_secs_f64() * 1e3,
@@ -259,7 +269,7 @@ fn report(ready: &Ready) {
             "Measured the engine."
         );
     }
-    tracing::info!(batch = ready.slots, "The largest batch that makes frames cheaper.");
+    tracing::info!(batch = curve.largest_useful(), "The largest batch that makes frames cheaper.");
 }
 
 fn unknown_classes(spec: &ModelSpec, unknown: &[String]) -> Fault {

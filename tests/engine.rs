@@ -7,11 +7,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, unbounded};
 use weir::board::Board;
 use weir::clock::{Clock, SystemClock, Tick, Wall};
-use weir::config::DropPolicy;
+use weir::config::{DropPolicy, Priority};
 use weir::device::Device;
 use weir::device::scripted::{Scripted, ScriptedOutputs};
 use weir::fault::{Fault, Who};
 use weir::flow::batch::{CameraSettings, Settings};
+use weir::flow::curve::{Curve, Rung};
+use weir::flow::pace::{Objective, Pacer};
 use weir::frame::{CameraId, Fate, Frame, Size, Stamp};
 use weir::intake::{Port, intake};
 use weir::stage::analyze::Work;
@@ -29,9 +31,14 @@ struct Rig {
 fn rig(most: usize, mut script: impl FnMut(usize) -> Result<(), Fault> + Send + 'static) -> Rig {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let board = Arc::new(Board::new(["a", "b"].map(Arc::from)));
-    let settings = Settings { max_batch_frames: most, max_wait: Duration::from_millis(1) };
-    let camera =
-        CameraSettings { ring: Duration::from_secs(60), max_frames: 100, drop_policy: DropPolicy::SkipFrame };
+    let settings =
+        Settings { max_batch_frames: most, max_wait: Duration::from_millis(1), ..Settings::default() };
+    let camera = CameraSettings {
+        ring: Duration::from_secs(60),
+        max_frames: 100,
+        drop_policy: DropPolicy::SkipFrame,
+        ..CameraSettings::default()
+    };
     let beat = Beat::new(clock.now());
     let (ports, intake) = intake(settings, &[camera.clone(), camera], &board, &clock, beat);
     let mut runs = 0;
@@ -45,8 +52,18 @@ fn rig(most: usize, mut script: impl FnMut(usize) -> Result<(), Fault> + Send + 
     );
     let engine = device.engine().expect("the script is there");
     let (tx, results) = unbounded();
-    let infer: Infer<Scripted> =
-        Infer { intake, engine, slots: most, results: tx, board: Arc::clone(&board), clock };
+    let curve = Curve::new(&[Rung { frames: most, service: Duration::from_millis(1) }]);
+    let objective =
+        Objective { target: Duration::from_secs(60), max_wait: Duration::from_millis(1), max_batch: most };
+    let infer: Infer<Scripted> = Infer {
+        intake,
+        engine,
+        pacer: Pacer::new(objective, curve),
+        priorities: vec![Priority::Realtime; 2],
+        results: tx,
+        board: Arc::clone(&board),
+        clock,
+    };
     Rig { ports, board, results, infer: std::thread::spawn(move || infer.run()) }
 }
 

@@ -13,7 +13,7 @@ use super::file::{At, Section, printable};
 use super::problem::Problems;
 use super::{
     Batcher, Camera, Config, DropPolicy, Events, Http, Infer, Line, Log, LogFormat, Model, Mqtt, MqttTls,
-    Source, Track, Zone, secret, source,
+    Priority, Source, Track, Zone, secret, source,
 };
 
 /// What a check works with.
@@ -101,6 +101,8 @@ pub(super) fn config(check: &mut Check<'_>, file: &Section) -> Option<Config> {
         batcher: Batcher {
             max_batch_frames: batcher_keys.int("max_batch_frames") as usize,
             max_wait: ms(batcher_keys, "max_wait_ms"),
+            slo_p95: ms(batcher_keys, "slo_p95_ms"),
+            bulk_share: batcher_keys.float("bulk_share"),
         },
         track: track?,
         events: Events {
@@ -396,6 +398,11 @@ fn camera(check: &mut Check<'_>, name: &str, section: &Section, batcher: &Sectio
         source: source?,
         ring: Duration::from_millis(ring),
         drop_policy: if policy == Some("skip-frame") { DropPolicy::SkipFrame } else { DropPolicy::Oldest },
+        backlog_frames: section.opt_int("backlog_frames").unwrap_or_else(|| batcher.int("backlog_frames"))
+            as u32,
+        priority: if section.text("priority") == Some("bulk") { Priority::Bulk } else { Priority::Realtime },
+        weight: section.int("weight") as u32,
+        max_fps: section.opt_float("max_fps"),
         stall: ms(section, "stall_ms"),
         zones: zones.into_iter().collect::<Option<_>>()?,
         lines: lines.into_iter().collect::<Option<_>>()?,

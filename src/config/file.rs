@@ -92,6 +92,13 @@ impl Section {
         }
     }
 
+    pub fn opt_float(&self, key: &str) -> Option<f32> {
+        match self.value(key)? {
+            Value::Float(n) => Some(*n as f32),
+            _ => None,
+        }
+    }
+
     pub fn text(&self, key: &str) -> Option<&str> {
         match self.value(key)? {
             Value::Text(text) => Some(text),

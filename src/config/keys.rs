@@ -99,14 +99,40 @@ static BATCHER: Table = Table {
     doc: "Frames of all cameras share batches.",
     keys: &[
         key("max_batch_frames", Int(1, 64), Default("32"), "The largest batch."),
-        key("max_wait_ms", Int(0, 10_000), Default("30"), "The longest that a frame may wait for company."),
+        key(
+            "slo_p95_ms",
+            Int(1, 60_000),
+            Default("100"),
+            "The target: 95 of 100 realtime frames have their events so soon after their arrival. Waits and batches
+are kept as large as it allows. GET /api/v1/flow says how that goes.",
+        ),
+        key(
+            "max_wait_ms",
+            Int(0, 10_000),
+            Default("30"),
+            "The longest that a frame may wait for company. It waits only where that pays.",
+        ),
         key(
             "drop_policy",
             Word(&["oldest", "skip-frame"]),
             Default("\"oldest\""),
             "What a camera gives up when the engine cannot keep up.
-oldest: its turn sends the newest frame, all older ones are lost. Lowest latency, gaps in bursts.
-skip-frame: every other frame while there is a backlog. Even gaps, a little more latency.",
+oldest: its turn sends the newest frames, all older ones are lost. Lowest latency, gaps in bursts.
+skip-frame: its turn sends frames spread evenly over those that wait. Even gaps; more latency where
+a camera has several slots in a batch.",
+        ),
+        key(
+            "backlog_frames",
+            Int(1, 100),
+            Default("3"),
+            "A backlog that stands for so many of a camera's frame intervals is overload, a shorter one a burst.",
+        ),
+        key(
+            "bulk_share",
+            Float(0.0, 1.0),
+            Default("0.05"),
+            "The part of the engine that cameras with priority = \"bulk\" get when the others could take all of it.
+Otherwise they take what is left.",
         ),
         key(
             "ring_buffer_ms",
@@ -309,7 +335,26 @@ pipeline:NAME        pipelines/NAME.pipe, a GStreamer description",
             "Values for the {KEY} places in a pipeline's description.",
         )
         .only(&["pipeline"]),
+        key(
+            "priority",
+            Word(&["realtime", "bulk"]),
+            Default("\"realtime\""),
+            "realtime: before all bulk cameras; slo_p95_ms is for these. bulk: what is left, at least bulk_share.",
+        ),
+        key(
+            "weight",
+            Int(1, 100),
+            Default("1"),
+            "Its share when the engine is the limit, relative to its class.",
+        ),
+        key(
+            "max_fps",
+            Float(0.01, 1000.0),
+            Optional("10.0"),
+            "The most frames a second that are inferred, evenly spaced; the others are skipped.",
+        ),
         key("ring_buffer_ms", Int(10, MAX_RING), Optional("300"), "As in [batcher], for this camera."),
+        key("backlog_frames", Int(1, 100), Optional("3"), "As in [batcher], for this camera."),
         key(
             "drop_policy",
             Word(&["oldest", "skip-frame"]),

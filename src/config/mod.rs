@@ -130,6 +130,10 @@ pub struct Batcher {
     pub max_batch_frames: usize,
     /// The longest that a frame may wait for company. Default 30 ms.
     pub max_wait: Duration,
+    /// The target for the p95 of realtime frames, from arrival to events. Default 100 ms.
+    pub slo_p95: Duration,
+    /// The part of the engine that bulk cameras get when realtime ones could take all, 0..=1. Default 0.05.
+    pub bulk_share: f32,
 }
 
 /// What a camera gives up when the engine cannot keep up.
@@ -140,9 +144,20 @@ pub enum DropPolicy {
     /// everything older is lost. Lowest latency; gaps come in bursts.
     #[default]
     Oldest,
-    /// Thins the camera to an even lower rate: frames leave in order, and while the backlog is more than its
-    /// share, every other waiting frame is given up. Even gaps (good for tracking), a little more latency.
+    /// Thins the camera to an even lower rate: when its turn comes, it sends frames spread evenly over all that
+    /// wait, the newest among them. Even gaps (good for tracking); more latency where it has several slots a batch.
     SkipFrame,
+}
+
+/// Whose frames go first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Before all `bulk` frames; its p95 is what `slo_p95_ms` promises.
+    #[default]
+    Realtime,
+    /// Takes what realtime leaves, and at least `bulk_share`.
+    Bulk,
 }
 
 /// `[track]`: settings of the tracker.
@@ -248,6 +263,14 @@ pub struct Camera {
     pub ring: Duration,
     /// `drop_policy`; default from `[batcher]`.
     pub drop_policy: DropPolicy,
+    /// A backlog that stands for so many of the camera's frame intervals is overload. Default from `[batcher]`, 3.
+    pub backlog_frames: u32,
+    /// Whose frames go first. Default realtime.
+    pub priority: Priority,
+    /// Its share relative to others of its class, 1..=100. Default 1.
+    pub weight: u32,
+    /// The most frames a second that are inferred; absent: all.
+    pub max_fps: Option<f32>,
     /// A connected camera without a decoded frame for this long has failed. Default 3 s.
     pub stall: Duration,
     /// Named regions.

@@ -4,44 +4,47 @@
 //! at the moment it was told. The rules, in the order in which they are looked at:
 //!
 //! 1. A frame older than its camera's ring is given up ([`Fate::Stale`]), never sent.
-//! 2. **Send** when the oldest frame has waited `max_wait`; or when the batch can be filled; or when
-//!    waiting longer could add no other camera. A camera can be added if none of its frames waits and
-//!    its next one is due before the oldest frame's time is up. Due is reckoned from its own measured
-//!    interval, so a slow camera is waited for only when its frame is about to come, and a camera that
-//!    is late by more than [`GRACE`] (dead, or in the pause before a key frame) is not waited for at
-//!    all.
-//! 3. The slots go round: one frame a camera a round, the camera that was served least recently first,
-//!    further rounds while slots remain.
+//! 2. **Send** when the oldest frame has waited the limit; or when the batch can be filled; or when
+//!    waiting longer could add no other camera, or would not pay ([`Wait`]). A camera can be added if none
+//!    of its frames waits and its next one is due before the oldest frame's time is up. Due is reckoned
+//!    from its own measured interval, so a slow camera is waited for only when its frame is about to come,
+//!    and a camera that is late by more than [`GRACE`] (dead, or in the pause before a key frame) is not
+//!    waited for at all.
+//! 3. The slots go round, `realtime` before `bulk`, by weight ([`turns`]): one frame a camera a round, the
+//!    camera that has had least goes first, further rounds while slots remain.
 //! 4. A camera that has more frames than slots keeps them for the next batch, in order, **unless the
 //!    engine is behind**: for longer than the camera's *patience* no batch could take everything that
-//!    waited. Patience is `max_wait` or the camera's own frame interval, whichever is longer. Then its
-//!    [`DropPolicy`] decides:
+//!    waited. Patience is `max_wait` or the camera's own frame interval times its `backlog_frames`,
+//!    whichever is longer. Then its [`DropPolicy`] decides:
 //!
-//! | policy | gives up, at the camera's turn | fate | what it costs |
+//! | policy | keeps, at the camera's turn | fate of the others | what it costs |
 //! |---|---|---|---|
-//! | `oldest` | all but the newest frames that its slots take | `overrun` | gaps as long as a round; a sent frame is at most about one interval old |
-//! | `skip-frame` | every other frame, or two of three and so on, until at most two a slot are left | `skipped` | even gaps; a sent frame is up to about two rounds old |
+//! | `oldest` | the newest frames that its slots take | `overrun` | with several slots a batch, gaps as long as a round |
+//! | `skip-frame` | as many, spread evenly over all that wait, the newest among them | `skipped` | with several slots a batch, frames up to a round old |
 //!
 //! The distinction is that of a queue that a burst fills and that drains again, from one that stands, as
 //! in CoDel (RFC 8289): only the second one is overload, and only overload loses frames. Apart from that
 //! a full ring loses its oldest frame (`overrun`), or is thinned in the same way under `skip-frame`.
 //!
-//! A frame costs O(log cameras). Not in here: how large a batch is worth while (the caller's `slots`;
-//! with an engine whose time grows with the batch, a large batch is a late one), and how `max_wait` is
-//! steered.
+//! A frame costs O(log cameras). Not in here: how large a batch may be (the caller's `slots`) and how long a wait,
+//! which [`super::pace`] steers.
 
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::time::Duration;
 
+use self::turns::{Turn, Turns};
 use super::agenda::Agenda;
+use super::cap::Cap;
+use super::curve::Curve;
 use super::interval::Interval;
 use super::ring::{Dropped, Ring};
 use crate::clock::Tick;
-use crate::config::DropPolicy;
+use crate::config::{DropPolicy, Priority};
 use crate::frame::{CameraId, Fate, FrameKey};
 
 /// How late a frame may be before the others stop waiting for its camera. Above the usual jitter
@@ -55,6 +58,72 @@ pub struct Settings {
     pub max_batch_frames: usize,
     /// The longest that a frame waits for company while the engine is free.
     pub max_wait: Duration,
+    /// The part of the slots that `bulk` gets when `realtime` could fill them all, 0..=1.
+    pub bulk_share: f64,
+}
+
+impl Default for Settings {
+    /// 32 frames, 30 ms, and a twentieth for bulk.
+    fn default() -> Self {
+        Settings { max_batch_frames: 32, max_wait: Duration::from_millis(30), bulk_share: 0.05 }
+    }
+}
+
+/// When a frame waits for company while the engine is free.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Wait {
+    /// For every camera that is due before the limit.
+    Always(Duration),
+    /// For a camera that is due before the limit, where that lowers the sum of all latencies: what the frames at hand
+    /// lose by it, n·(gap + S(n+1) − S(n)), is less than the S(n) − gap that the newcomer need not wait for the engine.
+    /// When `saturated`, also where it raises the engine's rate: (n+1)/(gap + S(n+1)) > n/S(n); the limit counts from
+    /// when the engine was free then, as the frames waited for it, not for company, until that.
+    WherePays {
+        /// The longest.
+        limit: Duration,
+        /// S(b).
+        curve: Curve,
+        /// Frames are being lost: rate comes before latency.
+        saturated: bool,
+        /// Bulk frames fill a batch up to this size only.
+        bulk_slots: usize,
+    },
+}
+
+impl Wait {
+    fn limit(&self) -> Duration {
+        match self {
+            Wait::Always(limit) | Wait::WherePays { limit, .. } => *limit,
+        }
+    }
+
+    fn is_saturated(&self) -> bool {
+        matches!(self, Wait::WherePays { saturated: true, .. })
+    }
+
+    /// The largest batch that bulk frames may make.
+    fn bulk_slots(&self) -> usize {
+        match self {
+            Wait::Always(_) => usize::MAX,
+            Wait::WherePays { bulk_slots, .. } => *bulk_slots,
+        }
+    }
+
+    /// Does waiting `gap` for one more frame pay when `frames` wait?
+    fn pays(&self, frames: usize, gap: Duration) -> bool {
+        let Wait::WherePays { curve, saturated, .. } = self else { return true };
+        let (n, seconds) = (frames as f64, gap.as_secs_f64());
+        let (now, one_more) = (curve.service(frames).as_secs_f64(), curve.service(frames + 1).as_secs_f64());
+        n * (seconds + one_more - now) < now - seconds || *saturated && self.pays_in_rate(frames, gap)
+    }
+
+    /// Does waiting `gap` for one more frame make the engine give more frames a second, when that is what counts?
+    fn pays_in_rate(&self, frames: usize, gap: Duration) -> bool {
+        let Wait::WherePays { curve, saturated: true, .. } = self else { return false };
+        let (n, gap) = (frames as f64, gap.as_secs_f64());
+        let (now, one_more) = (curve.service(frames).as_secs_f64(), curve.service(frames + 1).as_secs_f64());
+        (n + 1.0) * now > n * (gap + one_more)
+    }
 }
 
 /// What holds for one camera.
@@ -67,6 +136,29 @@ pub struct CameraSettings {
     pub max_frames: usize,
     /// What is given up when the engine is behind.
     pub drop_policy: DropPolicy,
+    /// The engine is behind when a backlog has stood for so many of the camera's frame intervals.
+    pub backlog_frames: u32,
+    /// `realtime` before `bulk`.
+    pub priority: Priority,
+    /// Its share of the slots, relative to others of its class, at least 1.
+    pub weight: u32,
+    /// The most frames a second that are taken in; the others are skipped at once.
+    pub max_fps: Option<f64>,
+}
+
+impl Default for CameraSettings {
+    /// A realtime camera: 300 ms, 16 frames, `oldest` after three frame intervals, weight 1.
+    fn default() -> Self {
+        CameraSettings {
+            ring: Duration::from_millis(300),
+            max_frames: 16,
+            drop_policy: DropPolicy::Oldest,
+            backlog_frames: 3,
+            priority: Priority::Realtime,
+            weight: 1,
+            max_fps: None,
+        }
+    }
 }
 
 /// What to do now.
@@ -84,11 +176,12 @@ pub enum Step {
 struct Camera<T> {
     settings: CameraSettings,
     ring: Ring<T>,
+    cap: Option<Cap>,
     interval: Interval,
     /// When its next frame is expected.
     due: Option<Tick>,
-    /// The running number of its last turn.
-    turn: u64,
+    /// Where it stands in the order of turns.
+    turn: Turn,
     /// Slots that it gets in the batch being filled.
     share: usize,
 }
@@ -99,15 +192,20 @@ struct Camera<T> {
 pub struct Batcher<T> {
     max_batch_frames: usize,
     max_wait: Duration,
+    wait: Wait,
     /// By [`CameraId`].
     cameras: Vec<Option<Camera<T>>>,
     now: Tick,
+    /// When the last frame came, and the mean time between two, of all cameras.
+    last: Tick,
+    gap: Duration,
+    /// Since when the engine could take a batch.
+    free_since: Option<Tick>,
     waiting: usize,
-    turns: u64,
+    /// Cameras with frames, by whose turn it is.
+    turns: Turns,
     /// Since when no batch has taken all that waited.
     behind_since: Option<Tick>,
-    /// Cameras with frames, by their last turn.
-    by_turn: Agenda<u64>,
     /// Cameras with frames, by their oldest.
     by_oldest: Agenda<Tick>,
     /// Cameras without frames, by when the next one is due.
@@ -115,6 +213,18 @@ pub struct Batcher<T> {
     /// Cameras in the batch being filled; kept to be allocated once.
     chosen: Vec<CameraId>,
     dropped: Vec<Dropped<T>>,
+    tally: Tally,
+}
+
+/// Frames since the last [`Batcher::take_tally`]. What a rate cap skips is in none of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Came into a ring.
+    pub came: u64,
+    /// Of these: of realtime cameras.
+    pub realtime: u64,
+    /// Frames of realtime cameras that were given up for want of engine time.
+    pub realtime_lost: u64,
 }
 
 impl<T> Batcher<T> {
@@ -123,16 +233,20 @@ impl<T> Batcher<T> {
         Batcher {
             max_batch_frames: settings.max_batch_frames.max(1),
             max_wait: settings.max_wait,
+            wait: Wait::Always(settings.max_wait),
             cameras: Vec::new(),
             now: Tick::ZERO,
+            last: Tick::ZERO,
+            gap: Duration::MAX,
+            free_since: None,
             waiting: 0,
-            turns: 0,
+            turns: Turns::new(settings.bulk_share),
             behind_since: None,
-            by_turn: Agenda::new(),
             by_oldest: Agenda::new(),
             by_due: Agenda::new(),
             chosen: Vec::new(),
             dropped: Vec::new(),
+            tally: Tally::default(),
         }
     }
 
@@ -142,13 +256,20 @@ impl<T> Batcher<T> {
             self.cameras.resize_with(id.index() + 1, || None);
         }
         self.max_wait = self.max_wait.min(settings.ring / 2);
-        self.by_turn.admit(id);
+        self.turns.admit(id);
         self.by_oldest.admit(id);
         self.by_due.admit(id);
         let ring = Ring::new(settings.ring, settings.max_frames);
-        let camera = Camera { settings, ring, interval: Interval::default(), due: None, turn: 0, share: 0 };
+        let turn = Turn::new(settings.priority, settings.weight);
+        let cap = settings.max_fps.map(Cap::new);
+        let camera = Camera { settings, ring, cap, interval: Interval::default(), due: None, turn, share: 0 };
         let before = self.cameras[id.index()].replace(camera);
         assert!(before.is_none(), "camera {} was added twice", id.0);
+    }
+
+    /// From now on waits like this. Never longer than the limits given before.
+    pub fn steer(&mut self, wait: Wait) {
+        self.wait = wait;
     }
 
     /// Takes in a frame that was decoded at `now`; its age counts from here. Frames of a camera come in the
@@ -159,6 +280,12 @@ impl<T> Batcher<T> {
         let now = self.advance(now);
         self.expire();
         let camera = camera(&mut self.cameras, key.camera);
+        if camera.cap.as_mut().is_some_and(|cap| !cap.keeps(now)) {
+            self.dropped.push((key, item, Fate::Skipped));
+            return;
+        }
+        let gap = now.since(std::mem::replace(&mut self.last, now));
+        self.gap = if self.gap == Duration::MAX { gap } else { (31 * self.gap + gap) / 32 };
         camera.interval.note(now);
         // Never earlier than expected before: a burst does not bring the frame after it forward.
         camera.due = camera.interval.usual().map(|usual| now + usual).max(camera.due);
@@ -168,7 +295,11 @@ impl<T> Batcher<T> {
         }
         self.dropped.extend(camera.ring.push(now, key, item));
         self.waiting = self.waiting - before + camera.ring.len();
-        self.by_turn.put(camera.turn, key.camera);
+        let realtime = camera.settings.priority == Priority::Realtime;
+        self.tally.came += 1;
+        self.tally.realtime += u64::from(realtime);
+        self.tally.realtime_lost += if realtime { (before + 1 - camera.ring.len()) as u64 } else { 0 };
+        self.turns.put(&mut camera.turn, before == 0, key.camera);
         self.by_oldest.put(camera.ring.oldest().unwrap_or(now), key.camera);
     }
 
@@ -179,12 +310,15 @@ impl<T> Batcher<T> {
     pub fn poll(&mut self, now: Tick, slots: usize, batch: &mut Vec<(FrameKey, T)>) -> Step {
         let now = self.advance(now);
         let slots = slots.min(self.max_batch_frames);
+        let free_since = *self.free_since.get_or_insert(now);
         while let Some((oldest, fresh_until)) = self.expire() {
             if slots == 0 {
+                self.free_since = None;
                 return Step::WaitUntil(fresh_until + Duration::from_nanos(1));
             }
             // First of all, so that steady input cannot keep a frame waiting for ever.
-            let deadline = oldest + self.max_wait;
+            let from = if self.wait.is_saturated() { oldest.max(free_since) } else { oldest };
+            let deadline = from + self.max_wait.min(self.wait.limit());
             if now < deadline
                 && self.waiting < slots
                 && let Some(late) = self.company(deadline)
@@ -192,6 +326,7 @@ impl<T> Batcher<T> {
                 return Step::WaitUntil(late.min(deadline));
             }
             if self.fill(slots, batch) {
+                self.free_since = None;
                 return Step::Send;
             }
         }
@@ -201,6 +336,11 @@ impl<T> Batcher<T> {
     /// Appends the frames given up since the last call, each with its fate.
     pub fn take_dropped(&mut self, out: &mut Vec<(FrameKey, T, Fate)>) {
         out.append(&mut self.dropped);
+    }
+
+    /// What came and what was lost since the last call.
+    pub fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
     }
 
     /// A camera went offline: nobody waits for its next frame, and its rhythm is measured anew when it
@@ -246,18 +386,25 @@ impl<T> Batcher<T> {
         let camera = camera(&mut self.cameras, id);
         let before = camera.ring.len();
         camera.ring.expire(self.now, &mut self.dropped);
-        self.waiting = self.waiting - before + camera.ring.len();
+        let lost = before - camera.ring.len();
+        self.lost(id, lost);
         self.await_next(id);
     }
 
     /// If waiting can add a camera before the deadline: the moment at which the first of them counts as late.
     fn company(&mut self, deadline: Tick) -> Option<Tick> {
         let now = self.now;
-        let (due, _) = self.by_due.first(|id| {
+        // Where many cameras jitter, nobody knows whose frame is next, only that one comes.
+        let any = self.wait.pays_in_rate(self.waiting, self.gap).then_some(deadline);
+        let due = self.by_due.first(|id| {
             let camera = camera(&mut self.cameras, id);
             camera.due.filter(|due| camera.ring.is_empty() && now < *due + GRACE)
-        })?;
-        (due <= deadline).then(|| due + GRACE)
+        });
+        let Some((due, _)) = due else { return any };
+        let late = due + GRACE;
+        // Not there although it is due: it may come at any moment until it counts as late.
+        let gap = if due > now { due.since(now) } else { late.since(now) };
+        (due <= deadline && self.wait.pays(self.waiting, gap)).then_some(late).or(any)
     }
 
     /// Lists a camera whose frames have all left as one that may be waited for.
@@ -285,7 +432,7 @@ impl<T> Batcher<T> {
             batch.extend(std::iter::from_fn(|| camera.ring.pop()).take(share));
             self.waiting -= share;
             if !camera.ring.is_empty() {
-                self.by_turn.put(camera.turn, id);
+                self.turns.put(&mut camera.turn, false, id);
             }
             self.await_next(id);
         }
@@ -294,13 +441,18 @@ impl<T> Batcher<T> {
     }
 
     /// Deals the slots: one frame a camera a round.
-    fn deal(&mut self, mut slots: usize) {
-        while slots > 0 {
-            let next = self.by_turn.take_first(|id| {
+    fn deal(&mut self, slots: usize) {
+        let (mut dealt, bulk_slots) = (0, self.wait.bulk_slots());
+        while dealt < slots {
+            // A camera whose frames are all dealt has no further turn in this batch.
+            let mut stands = |id| {
                 let camera = camera(&mut self.cameras, id);
-                (!camera.ring.is_empty()).then_some(camera.turn)
-            });
-            let Some(id) = next else { break };
+                (camera.share < camera.ring.len()).then_some(camera.turn)
+            };
+            if dealt >= bulk_slots && !self.turns.realtime_waits(&mut stands) {
+                break;
+            }
+            let Some(id) = self.turns.take_next(stands) else { break };
             if camera(&mut self.cameras, id).share == 0 {
                 self.expire_camera(id);
             }
@@ -311,12 +463,11 @@ impl<T> Batcher<T> {
             if camera.share == 0 {
                 self.chosen.push(id);
             }
-            self.turns += 1;
-            camera.turn = self.turns;
+            self.turns.dealt(&mut camera.turn);
             camera.share += 1;
-            slots -= 1;
+            dealt += 1;
             if camera.share < camera.ring.len() {
-                self.by_turn.put(camera.turn, id);
+                self.turns.put(&mut camera.turn, false, id);
             }
         }
     }
@@ -325,16 +476,26 @@ impl<T> Batcher<T> {
     fn thin_out(&mut self, id: CameraId) {
         let Some(since) = self.behind_since else { return };
         let camera = camera(&mut self.cameras, id);
-        let patience = self.max_wait.max(camera.interval.usual().unwrap_or_default());
+        let usual = camera.interval.usual().unwrap_or_default();
+        let patience = self.max_wait.max(usual.saturating_mul(camera.settings.backlog_frames));
         if self.now.since(since) <= patience {
             return;
         }
         let before = camera.ring.len();
         match camera.settings.drop_policy {
             DropPolicy::Oldest => camera.ring.overrun(camera.share, &mut self.dropped),
-            DropPolicy::SkipFrame => camera.ring.thin(2 * camera.share, &mut self.dropped),
+            DropPolicy::SkipFrame => camera.ring.spread(camera.share, &mut self.dropped),
         }
-        self.waiting = self.waiting - before + camera.ring.len();
+        let lost = before - camera.ring.len();
+        self.lost(id, lost);
+    }
+
+    /// So many waiting frames were given up.
+    fn lost(&mut self, id: CameraId, frames: usize) {
+        self.waiting -= frames;
+        if camera(&mut self.cameras, id).settings.priority == Priority::Realtime {
+            self.tally.realtime_lost += frames as u64;
+        }
     }
 }
 

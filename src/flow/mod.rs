@@ -3,9 +3,13 @@
 
 mod agenda;
 pub mod batch;
+pub mod cap;
+pub mod curve;
 pub mod detect;
 mod interval;
+pub mod pace;
 pub mod retry;
 pub mod ring;
 pub mod rules;
 pub mod track;
+pub mod window;

@@ -115,6 +115,24 @@ impl<T> Ring<T> {
         }
     }
 
+    /// Gives up frames until `keep` (at least one) or fewer are left, spread evenly over all that wait, the newest among them.
+    pub fn spread(&mut self, keep: usize, out: &mut Vec<Dropped<T>>) {
+        let (len, keep) = (self.len(), keep.max(1));
+        if len <= keep {
+            return;
+        }
+        for index in 0..len {
+            let Some(slot) = self.slots.try_pop() else { break };
+            // The last index of each of `keep` equal parts.
+            if (index + 1) * keep / len > index * keep / len {
+                // Cannot be full: one was taken out just now.
+                let _ = self.slots.try_push(slot);
+            } else {
+                out.push((slot.key, slot.item, Fate::Skipped));
+            }
+        }
+    }
+
     /// How many frames are left when each must be `distance` from the one before, and the smallest gap then.
     fn spaced(&mut self, distance: u64) -> (usize, u64) {
         let (mut from, mut left, mut smallest) = (None, 0, u64::MAX - 1);
@@ -165,6 +183,23 @@ mod tests {
         ] {
             let (mut ring, mut out) = (filled(frames), Vec::new());
             ring.thin(keep, &mut out);
+            assert_eq!(out.len() + kept.len(), frames as usize);
+            assert!(out.iter().all(|(_, (), fate)| *fate == Fate::Skipped));
+            assert_eq!(left(&mut ring), kept);
+        }
+    }
+
+    #[test]
+    fn spreading_keeps_the_newest_and_even_gaps() {
+        for (frames, keep, kept) in [
+            (1, 1, vec![0]),
+            (5, 1, vec![4]),
+            (6, 3, vec![1, 3, 5]),
+            (10, 3, vec![3, 6, 9]),
+            (3, 4, vec![0, 1, 2]),
+        ] {
+            let (mut ring, mut out) = (filled(frames), Vec::new());
+            ring.spread(keep, &mut out);
             assert_eq!(out.len() + kept.len(), frames as usize);
             assert!(out.iter().all(|(_, (), fate)| *fate == Fate::Skipped));
             assert_eq!(left(&mut ring), kept);

@@ -9,6 +9,7 @@
 //! | `/readyz` | 200 once the daemon is ready, else 503 with what is missing |
 //! | `/metrics` | Prometheus text |
 //! | `/api/v1/cameras[/NAME]` | state of the cameras |
+//! | `/api/v1/flow` | the engine's pace: S(b), wait and batch limits, p95 against the target, and why |
 //! | `/api/v1/events?after=SEQ&limit=N&camera=NAME&kind=KIND` | history |
 //! | `/api/v1/events/stream?after=SEQ&camera=NAME&kind=KIND` | server-sent events |
 //!
@@ -17,6 +18,7 @@
 mod cameras;
 mod conn;
 mod events;
+mod flow;
 mod rates;
 mod sse;
 
@@ -178,6 +180,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
+        .route("/api/v1/flow", get(flow::show))
         .route("/api/v1/cameras", get(cameras::list))
         .route("/api/v1/cameras/{name}", get(cameras::one))
         .route("/api/v1/events", get(events::history))

@@ -200,6 +200,9 @@ impl<O: Outputs> Analyze<O> {
         card.tracks.store(scene.tracker.tracks().count(), Relaxed);
         let latency = now.since(frame.stamp.arrived);
         card.note_latency(now, latency);
+        if self.cameras[frame.key.camera.index()].priority == config::Priority::Realtime {
+            self.board.flow.note_latency(now, latency);
+        }
         scene.latency.record(latency);
         card.ledger.settle(Fate::Inferred);
     }

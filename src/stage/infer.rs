@@ -6,9 +6,12 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use crate::board::Board;
-use crate::clock::Clock;
+use crate::clock::{Clock, Tick};
+use crate::config::Priority;
 use crate::device::{Device, Engine};
 use crate::fault::{Fault, Who};
+use crate::flow::curve::{Curve, Rung};
+use crate::flow::pace::Pacer;
 use crate::frame::{Fate, Frame, FrameKey};
 use crate::intake::{Intake, Next};
 use crate::metrics;
@@ -16,15 +19,6 @@ use crate::stage::analyze::{Analyzable, Work};
 
 /// Runs that fail one after the other before the engine is given up.
 const MOST_FAILURES: u32 = 3;
-
-/// How long one batch size takes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rung {
-    /// Frames in the batch.
-    pub frames: usize,
-    /// S(b): the median of the timed runs.
-    pub service: Duration,
-}
 
 /// Measures S(b), rung by rung: one untimed run, then three timed ones. READY waits for this, so that the first real
 /// frame meets a warm engine.
@@ -34,8 +28,8 @@ pub struct Rung {
 ///
 /// # Errors
 /// When the engine fails on a batch of blank pictures.
-pub fn warm_up<E: Engine>(engine: &mut E, clock: &dyn Clock) -> Result<Vec<Rung>, Fault> {
-    let mut curve = Vec::new();
+pub fn warm_up<E: Engine>(engine: &mut E, clock: &dyn Clock) -> Result<Curve, Fault> {
+    let mut rungs = Vec::new();
     for frames in engine.ladder().to_vec() {
         engine.run(frames)?;
         let mut times = [Duration::ZERO; 3];
@@ -45,30 +39,17 @@ pub fn warm_up<E: Engine>(engine: &mut E, clock: &dyn Clock) -> Result<Vec<Rung>
             *time = clock.now().since(before);
         }
         times.sort_unstable();
-        curve.push(Rung { frames, service: times[1] });
-        let useful = curve.iter().position(|r| r.frames == largest_useful(&curve)).unwrap_or(0);
-        if curve.len() - 1 - useful >= IDLE_RUNGS {
+        rungs.push(Rung { frames, service: times[1] });
+        let best = Curve::new(&rungs).largest_useful();
+        if rungs.iter().filter(|rung| rung.frames > best).count() >= IDLE_RUNGS {
             break;
         }
     }
-    Ok(curve)
+    Ok(Curve::new(&rungs))
 }
 
 /// Rungs without a gain before the climb ends: one may be a dip.
 const IDLE_RUNGS: usize = 2;
-
-/// The largest batch that pays: the last rung that makes a frame at least 5 % cheaper than the best smaller
-/// one. Beyond it a batch only adds latency (on a CPU that is often rung 1).
-pub fn largest_useful(curve: &[Rung]) -> usize {
-    let per_frame = |r: &Rung| r.service.as_secs_f64() / r.frames as f64;
-    let mut best: Option<&Rung> = None;
-    for rung in curve {
-        if best.is_none_or(|b| per_frame(rung) <= 0.95 * per_frame(b)) {
-            best = Some(rung);
-        }
-    }
-    best.map_or(1, |r| r.frames)
-}
 
 /// What the loop needs.
 pub struct Infer<D: Device> {
@@ -76,8 +57,10 @@ pub struct Infer<D: Device> {
     pub intake: Intake<D::Pixels>,
     /// The warm engine.
     pub engine: D::Engine,
-    /// The largest batch to ask for.
-    pub slots: usize,
+    /// Steers wait and batch.
+    pub pacer: Pacer,
+    /// By camera.
+    pub priorities: Vec<Priority>,
     /// Towards `analyze`; full means that the engine waits, and rings give up frames.
     pub results: Sender<Work<<D::Engine as Engine>::Outputs>>,
     /// For fates.
@@ -117,18 +100,17 @@ impl<D: Device> Infer<D> {
     /// When the engine failed [`MOST_FAILURES`] times in a row.
     pub fn run(mut self) -> Result<(), Fault> {
         let meters = Meters::new();
-        let mut batch: Vec<(FrameKey, Frame<D::Pixels>)> = Vec::with_capacity(self.slots);
+        let mut batch: Vec<(FrameKey, Frame<D::Pixels>)> = Vec::new();
         let mut failures = 0;
         loop {
-            match self.intake.next(self.slots, &mut batch) {
+            self.look();
+            match self.intake.next(self.pacer.pace().slots, &mut batch) {
                 Next::Closed => return Ok(()),
                 Next::Nothing => continue,
                 Next::Batch => {}
             }
             let taken = self.clock.now();
-            for (_, frame) in &batch {
-                meters.wait.record(taken.since(frame.stamp.decoded));
-            }
+            self.took(taken, &batch, &meters);
             let frames = self.fill(&mut batch);
             let loaded = self.clock.now();
             meters.preprocess.record(loaded.since(taken));
@@ -138,6 +120,7 @@ impl<D: Device> Infer<D> {
             let outcome = self.engine.run(frames.len());
             let done = self.clock.now();
             meters.ran(frames.len(), done.since(loaded));
+            self.pacer.ran(frames.len(), done.since(taken));
             match outcome {
                 Ok(outputs) => {
                     failures = 0;
@@ -164,6 +147,28 @@ impl<D: Device> Infer<D> {
         }
     }
 
+    /// Decides on wait and batch anew, when it is time.
+    fn look(&mut self) {
+        let now = self.clock.now();
+        if !self.pacer.is_due(now) {
+            return;
+        }
+        let tally = self.intake.take_tally();
+        let flow = &self.board.flow;
+        let pace = flow.with_latency(|latency| self.pacer.look(now, tally, latency));
+        self.intake.steer(self.pacer.wait());
+        flow.publish(pace, *self.pacer.curve());
+    }
+
+    fn took(&mut self, now: Tick, batch: &[(FrameKey, Frame<D::Pixels>)], meters: &Meters) {
+        for (key, frame) in batch {
+            meters.wait.record(now.since(frame.stamp.decoded));
+            if self.priorities.get(key.camera.index()) == Some(&Priority::Realtime) {
+                self.pacer.came(now, frame.stamp.decoded.since(frame.stamp.arrived));
+            }
+        }
+    }
+
     /// Loads each frame into the engine; those that cannot be used fail alone. Pixels are freed here.
     fn fill(&mut self, batch: &mut Vec<(FrameKey, Frame<D::Pixels>)>) -> Vec<Analyzable> {
         let mut frames: Vec<Analyzable> = Vec::with_capacity(batch.len());
@@ -183,26 +188,5 @@ impl<D: Device> Infer<D> {
         for key in keys {
             self.board.camera(key.camera).ledger.settle(Fate::Failed);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rung(frames: usize, ms: u64) -> Rung {
-        Rung { frames, service: Duration::from_millis(ms) }
-    }
-
-    #[test]
-    fn a_batch_pays_only_while_it_makes_frames_cheaper() {
-        assert_eq!(largest_useful(&[rung(1, 20), rung(2, 40), rung(4, 80)]), 1, "a CPU");
-        assert_eq!(
-            largest_useful(&[rung(1, 10), rung(2, 11), rung(4, 14), rung(8, 27)]),
-            4,
-            "a GPU, full at 4"
-        );
-        assert_eq!(largest_useful(&[rung(1, 10), rung(2, 20), rung(4, 28)]), 4, "a dip on the way");
-        assert_eq!(largest_useful(&[]), 1);
     }
 }

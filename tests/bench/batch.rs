@@ -36,10 +36,10 @@ fn overload_skip_frame(bencher: Bencher, cameras: u32) {
 /// One iteration is one frame of each camera, spread over 33 ms; the batcher is asked after each. The
 /// engine is free again after `load` times as many frames as it takes.
 fn run(bencher: Bencher, cameras: u32, drop_policy: DropPolicy, load: u32) {
-    let mut batcher = Batcher::new(Settings { max_batch_frames: BATCH, max_wait: Duration::from_millis(30) });
+    let mut batcher = Batcher::new(Settings { max_batch_frames: BATCH, ..Settings::default() });
     for id in 0..cameras {
         let ring = Duration::from_millis(300);
-        batcher.add_camera(CameraId(id), CameraSettings { ring, max_frames: 16, drop_policy });
+        batcher.add_camera(CameraId(id), CameraSettings { ring, drop_policy, ..CameraSettings::default() });
     }
     let step = Duration::from_millis(33) / cameras;
     let (mut now, mut seq, mut busy) = (Tick::ZERO, 0, 0);

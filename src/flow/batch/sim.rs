@@ -29,7 +29,7 @@ impl Script {
             at = at + ms(gap);
             at
         });
-        let settings = CameraSettings { ring: ms(300), max_frames: 16, drop_policy: policy };
+        let settings = CameraSettings { drop_policy: policy, ..CameraSettings::default() };
         Script { arrivals: arrivals.collect(), settings }
     }
 

@@ -40,8 +40,11 @@ fn service() -> impl Strategy<Value = Vec<Duration>> {
 
 /// Any cameras, any settings, an engine from idle to hopeless.
 fn world() -> impl Strategy<Value = World> {
-    let settings = (1usize..8, 0u64..60)
-        .prop_map(|(max_batch_frames, max_wait)| Settings { max_batch_frames, max_wait: ms(max_wait) });
+    let settings = (1usize..8, 0u64..60).prop_map(|(max_batch_frames, max_wait)| Settings {
+        max_batch_frames,
+        max_wait: ms(max_wait),
+        ..Settings::default()
+    });
     (settings, prop::collection::vec(script(), 1..6), 1usize..10, service())
         .prop_map(|(settings, cameras, slots, service)| World { settings, cameras, slots, service })
 }
@@ -49,7 +52,7 @@ fn world() -> impl Strategy<Value = World> {
 /// Equal cameras, 33 ms apart, with random phases; the engine takes a batch in `service` ms.
 fn equal(policy: DropPolicy, phases: &[u64], slots: usize, service: u64) -> World {
     World {
-        settings: Settings { max_batch_frames: 64, max_wait: ms(30) },
+        settings: Settings { max_batch_frames: 64, max_wait: ms(30), ..Settings::default() },
         cameras: phases.iter().map(|phase| Script::regular(policy, *phase, 33, 150)).collect(),
         slots,
         service: vec![ms(service)],
@@ -131,7 +134,7 @@ proptest! {
         }
     }
 
-    /// No camera has a second turn while another waits for its first.
+    /// No camera has a fourth turn while another waits for its first: two are the most that one may be owed.
     #[test]
     fn waiting_cameras_take_turns(
         policy in policy(),
@@ -145,13 +148,13 @@ proptest! {
         let turns: Vec<Vec<usize>> =
             cameras.map(|id| history.sent_by(id).map(|sent| sent.batch).collect()).collect();
         let mut waited = 0;
-        for two in turns.iter().flat_map(|turns| turns.windows(2)) {
+        for four in turns.iter().flat_map(|turns| turns.windows(4)) {
             for (other, turns) in turns.iter().enumerate() {
-                if history.batches[two[0]].waiting[other] > 0 {
+                if history.batches[four[0]].waiting[other] > 0 {
                     waited += 1;
                     prop_assert!(
-                        turns.iter().any(|turn| (two[0]..=two[1]).contains(turn)),
-                        "camera {other} was passed over from batch {} to {}", two[0], two[1],
+                        turns.iter().any(|turn| (four[0]..=four[3]).contains(turn)),
+                        "camera {other} was passed over from batch {} to {}", four[0], four[3],
                     );
                 }
             }
@@ -175,6 +178,34 @@ proptest! {
         prop_assert!(least.map(|n| n * 5 / 4 + 2).as_ref() >= most, "{counts:?}");
     }
 
+    /// When the engine is the limit, what it gives is divided by weight.
+    #[test]
+    fn weights_divide_the_engine(
+        policy in policy(),
+        weights in prop::collection::vec(1u32..4, 2..6),
+        slots in 1usize..4,
+    ) {
+        let cameras: Vec<_> = weights.iter().zip(0..).map(|(weight, phase)| {
+            let mut script = Script::regular(policy, phase, 10, 500);
+            script.settings.weight = *weight;
+            script
+        }).collect();
+        // One frame in three of the heaviest camera at the most: nobody could take more than its share.
+        let total: u32 = weights.iter().sum();
+        let service = 90 * slots as u64 / u64::from(total);
+        let history = World {
+            settings: Settings { max_batch_frames: 64, max_wait: ms(30), ..Settings::default() },
+            cameras,
+            slots,
+            service: vec![ms(service.max(1))],
+        }.play(Some(Tick::from_millis(5_000)));
+        let turn = history.sent.len() as f64 / f64::from(total);
+        for (camera, weight) in weights.iter().enumerate() {
+            let part = history.sent_by(camera as u32).count() as f64 / (f64::from(*weight) * turn);
+            prop_assert!((0.9..1.1).contains(&part), "weights {weights:?}: camera {camera} has {part:.2} of its share");
+        }
+    }
+
     /// Under overload a camera that asks for less than an even share gets all of it.
     #[test]
     fn a_slow_camera_loses_nothing_to_fast_ones(
@@ -187,7 +218,7 @@ proptest! {
         let mut cameras: Vec<_> =
             fast.iter().map(|phase| Script::regular(policy, *phase, 10, 300)).collect();
         cameras.push(Script::regular(policy, 5, 100, 30));
-        let settings = Settings { max_batch_frames: 64, max_wait: ms(30) };
+        let settings = Settings { max_batch_frames: 64, max_wait: ms(30), ..Settings::default() };
         let history = World { settings, cameras, slots, service: vec![ms(service)] }.play(None);
         prop_assert_eq!(history.sent_by(fast.len() as u32).count(), 30);
     }
@@ -257,8 +288,8 @@ proptest! {
     /// Told that a camera went offline, the others do not wait for the frame that it owes.
     #[test]
     fn nobody_waits_for_an_offline_camera(owes in 2u64..30, frames in 2u64..20) {
-        let mut batcher = Batcher::new(Settings { max_batch_frames: 8, max_wait: ms(30) });
-        let settings = CameraSettings { ring: ms(300), max_frames: 4, drop_policy: DropPolicy::Oldest };
+        let mut batcher = Batcher::new(Settings { max_batch_frames: 8, max_wait: ms(30), ..Settings::default() });
+        let settings = CameraSettings { max_frames: 4, ..CameraSettings::default() };
         (0..2).for_each(|id| batcher.add_camera(CameraId(id), settings.clone()));
         let key = |camera, seq| FrameKey { camera: CameraId(camera), seq };
         let mut batch = Vec::new();
@@ -299,7 +330,7 @@ proptest! {
             });
             Script::after(policy, gaps)
         });
-        let settings = Settings { max_batch_frames: 8, max_wait: ms(30) };
+        let settings = Settings { max_batch_frames: 8, max_wait: ms(30), ..Settings::default() };
         let history = World { settings, cameras: cameras.collect(), slots, service: vec![ms(service)] }.play(None);
         prop_assert_eq!(history.dropped, vec![]);
     }

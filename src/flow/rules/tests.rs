@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::Pts;
-use crate::config::{Camera, DropPolicy, Events, Line, Source, Zone};
+use crate::config::{Camera, DropPolicy, Events, Line, Priority, Source, Zone};
 use crate::frame::CameraId;
 
 const SIZE: Size = Size { width: 1000, height: 1000 };
@@ -16,6 +16,10 @@ fn camera() -> Camera {
         source: Source::V4l2 { device: "/dev/video0".into() },
         ring: Duration::from_millis(300),
         drop_policy: DropPolicy::Oldest,
+        backlog_frames: 3,
+        priority: Priority::Realtime,
+        weight: 1,
+        max_fps: None,
         stall: Duration::from_secs(3),
         zones: vec![Zone {
             name: "door".into(),

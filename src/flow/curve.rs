@@ -1,0 +1,160 @@
+//! S(b): how long the engine takes for a batch of b frames, measured rung by rung and kept fresh.
+//!
+//! Everything that the daemon promises about time follows from this curve: which batch is worth while, how long
+//! waiting for company pays, how many cameras fit. It is never assumed, always measured.
+
+use std::time::Duration;
+
+/// Most rungs that a curve holds: batches of 1, 2, 4, … 128.
+pub const MOST_RUNGS: usize = 8;
+
+/// How much one run moves its rung: about the last twenty runs count.
+const FRESH: f64 = 0.1;
+
+/// One batch size and its time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rung {
+    /// Frames in the batch.
+    pub frames: usize,
+    /// S(b), all of a run that scales with nothing but the batch: preprocess and engine.
+    pub service: Duration,
+}
+
+/// Service times by batch size, ascending. Small and `Copy`: it is handed around, never shared.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Curve {
+    rungs: [Rung; MOST_RUNGS],
+    known: usize,
+    /// Batches between rungs are padded to the next one.
+    padded: bool,
+}
+
+impl Curve {
+    /// From measured rungs, ascending by frames; what is beyond [`MOST_RUNGS`] is left out.
+    pub fn new(rungs: &[Rung]) -> Self {
+        debug_assert!(rungs.is_sorted_by(|a, b| a.frames < b.frames));
+        let mut curve = Curve::default();
+        for rung in rungs.iter().take(MOST_RUNGS) {
+            curve.rungs[curve.known] = *rung;
+            curve.known += 1;
+        }
+        curve
+    }
+
+    /// The same for an engine that runs only the rungs themselves: a batch in between is padded and takes the next one's time.
+    pub fn padded(self) -> Self {
+        Curve { padded: true, ..self }
+    }
+
+    /// Does the engine run only the rungs themselves?
+    pub fn is_padded(&self) -> bool {
+        self.padded
+    }
+
+    /// The rungs, ascending.
+    pub fn rungs(&self) -> &[Rung] {
+        &self.rungs[..self.known]
+    }
+
+    /// S(`frames`): between rungs on the line from one to the next (or the next one's, if padded), beyond the last at its price a frame. Zero for an empty curve.
+    pub fn service(&self, frames: usize) -> Duration {
+        let seconds = |rung: &Rung| rung.service.as_secs_f64();
+        let above = self.rungs().iter().position(|rung| rung.frames >= frames);
+        let time = match above.map(|i| (i, &self.rungs[i])) {
+            Some((_, rung)) if rung.frames == frames || self.padded => return rung.service,
+            Some((0, first)) => seconds(first),
+            Some((i, above)) => {
+                let below = &self.rungs[i - 1];
+                let part = (frames - below.frames) as f64 / (above.frames - below.frames) as f64;
+                seconds(below) + part * (seconds(above) - seconds(below))
+            }
+            None => match self.rungs().last() {
+                Some(last) => seconds(last) * frames as f64 / last.frames as f64,
+                None => 0.0,
+            },
+        };
+        Duration::from_secs_f64(time.max(0.0))
+    }
+
+    /// Frames a second in batches of `frames`.
+    pub fn rate(&self, frames: usize) -> f64 {
+        frames as f64 / self.service(frames).as_secs_f64().max(1e-9)
+    }
+
+    /// The largest batch that pays: the last rung that makes a frame at least 5 % cheaper than the best smaller
+    /// one. Beyond it a batch only adds latency (on a CPU that is often rung 1).
+    pub fn largest_useful(&self) -> usize {
+        let per_frame = |r: &Rung| r.service.as_secs_f64() / r.frames as f64;
+        let mut best: Option<&Rung> = None;
+        for rung in self.rungs() {
+            if best.is_none_or(|b| per_frame(rung) <= 0.95 * per_frame(b)) {
+                best = Some(rung);
+            }
+        }
+        best.map_or(1, |r| r.frames)
+    }
+
+    /// The engine's rate at its largest useful batch, frames a second.
+    pub fn capacity(&self) -> f64 {
+        self.rate(self.largest_useful())
+    }
+
+    /// A batch of `frames` took `took`: moves the curve there, so that it follows a machine that is hotter or busier than at start.
+    pub fn note(&mut self, frames: usize, took: Duration) {
+        let expected = self.service(frames).as_secs_f64();
+        if expected <= 0.0 {
+            return;
+        }
+        // One hung run must not move the curve by more than a few per cent.
+        let ratio = (took.as_secs_f64() / expected).clamp(0.5, 2.0);
+        let above = self.rungs().iter().position(|rung| rung.frames >= frames).unwrap_or(self.known - 1);
+        let exact = self.rungs[above].frames == frames || self.padded;
+        let first = if exact { above } else { above.saturating_sub(1) };
+        for rung in &mut self.rungs[first..=above] {
+            rung.service = rung.service.mul_f64(1.0 + FRESH * (ratio - 1.0));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn curve(rungs: &[(usize, u64)]) -> Curve {
+        let rung = |&(frames, ms)| Rung { frames, service: Duration::from_millis(ms) };
+        Curve::new(&rungs.iter().map(rung).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_batch_pays_only_while_it_makes_frames_cheaper() {
+        assert_eq!(curve(&[(1, 20), (2, 40), (4, 80)]).largest_useful(), 1, "a CPU");
+        assert_eq!(curve(&[(1, 10), (2, 11), (4, 14), (8, 27)]).largest_useful(), 4, "a GPU, full at 4");
+        assert_eq!(curve(&[(1, 10), (2, 20), (4, 28)]).largest_useful(), 4, "a dip on the way");
+        assert_eq!(curve(&[]).largest_useful(), 1);
+    }
+
+    #[test]
+    fn between_rungs_time_lies_on_the_line() {
+        let curve = curve(&[(1, 10), (4, 16), (8, 32)]);
+        let ms = |frames| curve.service(frames).as_secs_f64() * 1e3;
+        assert_eq!([1, 2, 4, 6, 8, 16].map(|n| ms(n).round()), [10.0, 12.0, 16.0, 24.0, 32.0, 64.0]);
+    }
+
+    proptest! {
+        /// Runs that keep taking another time than expected bring the curve there, and only there.
+        #[test]
+        fn the_curve_follows_the_engine(frames in 1usize..=8, factor in 0.6f64..1.9) {
+            let mut curve = curve(&[(1, 10), (2, 12), (4, 16), (8, 30)]);
+            let (before, took) = (curve, curve.service(frames).mul_f64(factor));
+            (0..200).for_each(|_| curve.note(frames, took));
+            let ratio = curve.service(frames).as_secs_f64() / took.as_secs_f64();
+            prop_assert!((0.99..1.01).contains(&ratio), "{ratio}");
+            for (old, new) in before.rungs().iter().zip(curve.rungs()) {
+                let near = old.frames <= 2 * frames && frames <= 2 * old.frames;
+                prop_assert!(near || old == new);
+            }
+        }
+    }
+}

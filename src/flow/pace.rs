@@ -1,0 +1,465 @@
+//! Pace: how long frames may wait for company and how large a batch may be, so that the p95 from frame to event stays
+//! inside the target while the engine gives all it can.
+//!
+//! Batches grow by themselves: what comes while the engine works goes with the next run, so the engine is never idle
+//! while frames wait and full rungs form under load without anybody waiting for them. Three things are left to steer:
+//!
+//! - **The largest batch.** A frame that just misses a batch of b waits for S(b) and then needs S(b) itself. So b is
+//!   *promised* when `base + 2·S(b)` fits the target, `base` being the p95 of what frames have behind them when they
+//!   reach their ring. The largest promised batch is the start. From there the measured p95 decides: above
+//!   the target for [`MISSES`] looks in a row, down to the largest batch whose saving, twice the difference of the service times, covers
+//!   the excess; below it while frames are lost, one size up if the same sum says that the target would hold. A size that failed
+//!   is left alone for a time that doubles, so that the size does not saw. Where no batch is small
+//!   enough to reach the target, it is not aimed at: missing it *and* wasting the engine helps nobody.
+//! - **The wait limit** Δ. Waits happen only where they pay ([`Wait::WherePays`]); Δ bounds them by what the target leaves:
+//!   `target − base − 2·S(b)` for the batches that run now, never above `max_wait`, halved when the target is missed. It moves
+//!   only when it is off by a fifth.
+//! - **The largest batch that bulk frames make** while realtime ones come: the one that takes half the time of the largest. A
+//!   realtime frame that finds it running, and then shares one, is later by at most one full run than without bulk.
+//!
+//! Looks happen every [`EVERY`]; the p95 is that of the last second, so a load step is answered within two.
+
+use std::time::Duration;
+
+use super::batch::{Tally, Wait};
+use super::curve::Curve;
+use super::window::Window;
+use crate::clock::Tick;
+
+/// The time between two decisions.
+pub const EVERY: Duration = Duration::from_millis(250);
+/// Looks above the target, one after the other, before a rung is given up.
+const MISSES: u32 = 2;
+/// Fewer samples than this say nothing about a 95th percentile.
+const ENOUGH: usize = 20;
+/// The part of the target that is aimed at.
+const AIM: f64 = 0.9;
+/// How long a failed rung is left alone, at first and at most.
+const HOLD: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// What is promised, and the operator's limits.
+#[derive(Clone, Copy, Debug)]
+pub struct Objective {
+    /// p95 of realtime frames from their arrival to their events.
+    pub target: Duration,
+    /// The longest wait for company.
+    pub max_wait: Duration,
+    /// The largest batch.
+    pub max_batch: usize,
+}
+
+/// Why the pace is what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The engine takes everything in time.
+    Headroom,
+    /// Frames are lost, the target holds: the engine gives all it can.
+    Saturated,
+    /// The target allows no larger batch.
+    TargetBound,
+    /// The target was missed: less waiting, smaller batches.
+    TargetMissed,
+    /// No batch is small enough for the target (what frames have behind them at their ring, and their cameras' rhythm, take too
+    /// much of it), so it is not aimed at.
+    Unreachable,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Reason; 5] =
+        [Reason::Headroom, Reason::Saturated, Reason::TargetBound, Reason::TargetMissed, Reason::Unreachable];
+
+    /// The metric label and API word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reason::Headroom => "headroom",
+            Reason::Saturated => "saturated",
+            Reason::TargetBound => "target_bound",
+            Reason::TargetMissed => "target_missed",
+            Reason::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// A decision.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// Δ: the longest wait for company.
+    pub wait: Duration,
+    /// The largest batch.
+    pub slots: usize,
+    /// The largest batch that bulk frames make, while realtime ones come.
+    pub bulk_slots: usize,
+    /// Frames are being lost to the engine.
+    pub saturated: bool,
+    /// Why.
+    pub reason: Reason,
+    /// p95 of realtime frames over the last second, frame to event.
+    pub p95: Option<Duration>,
+    /// Offered load over the engine's rate at the largest useful batch.
+    pub rho: f64,
+    /// Frames a batch, lately.
+    pub fill: f64,
+}
+
+/// Steers wait and rung.
+pub struct Pacer {
+    objective: Objective,
+    curve: Curve,
+    base: Window,
+    pace: Pace,
+    looked: Tick,
+    misses: u32,
+    /// Shrinks the wait after a miss, 0..=1.
+    trim: f64,
+    failed: Option<Failed>,
+    hold: Duration,
+    seen: Seen,
+    /// Until when lost frames count as saturation.
+    saturated_until: Tick,
+    /// Until when the target is not aimed at.
+    hopeless_until: Tick,
+}
+
+/// A size that missed the target.
+#[derive(Clone, Copy)]
+struct Failed {
+    frames: usize,
+    until: Tick,
+}
+
+/// What happened since the last look.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    batches: u64,
+    frames: u64,
+    full: u64,
+}
+
+impl Pacer {
+    /// A pacer for an engine with this curve.
+    pub fn new(objective: Objective, curve: Curve) -> Self {
+        let pace = Pace {
+            wait: objective.max_wait,
+            slots: 1,
+            bulk_slots: 1,
+            saturated: false,
+            reason: Reason::Headroom,
+            p95: None,
+            rho: 0.0,
+            fill: 1.0,
+        };
+        let mut pacer = Pacer {
+            objective,
+            curve,
+            base: Window::new(Duration::from_secs(2)),
+            pace,
+            looked: Tick::ZERO,
+            misses: 0,
+            trim: 1.0,
+            failed: None,
+            hold: HOLD.0,
+            seen: Seen::default(),
+            saturated_until: Tick::ZERO,
+            hopeless_until: Tick::ZERO,
+        };
+        pacer.pace.slots = pacer.promised();
+        pacer.pace.bulk_slots = pacer.pace.slots;
+        pacer
+    }
+
+    /// The pace now.
+    pub fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    /// S(b) now.
+    pub fn curve(&self) -> &Curve {
+        &self.curve
+    }
+
+    /// For [`super::batch::Batcher::steer`].
+    pub fn wait(&self) -> Wait {
+        Wait::WherePays {
+            limit: self.pace.wait,
+            curve: self.curve,
+            saturated: self.pace.saturated,
+            bulk_slots: self.pace.bulk_slots,
+        }
+    }
+
+    /// A realtime frame reached its ring `age` after it had arrived.
+    pub fn came(&mut self, now: Tick, age: Duration) {
+        self.base.note(now, age);
+    }
+
+    /// A batch ran.
+    pub fn ran(&mut self, frames: usize, took: Duration) {
+        self.curve.note(frames, took);
+        self.seen.batches += 1;
+        self.seen.frames += frames as u64;
+        self.seen.full += u64::from(frames >= self.pace.slots);
+    }
+
+    /// Is it time for [`Pacer::look`]?
+    pub fn is_due(&self, now: Tick) -> bool {
+        now.since(self.looked) >= EVERY
+    }
+
+    /// Decides anew. `tally` is what came and was lost since the last look; `latency` holds realtime frames' times to their
+    /// events over the last second.
+    pub fn look(&mut self, now: Tick, tally: Tally, latency: &mut Window) -> Pace {
+        let elapsed = now.since(self.looked).as_secs_f64();
+        self.looked = now;
+        let seen = std::mem::take(&mut self.seen);
+        if tally.realtime_lost * 200 > tally.realtime {
+            self.saturated_until = now + 4 * EVERY;
+        }
+        let saturated = now < self.saturated_until;
+        if saturated && !self.pace.saturated {
+            // Until now a backlog built up; from now on it is cut, so what was measured says nothing of what comes.
+            latency.clear();
+        }
+        let measured = latency.percentiles(now).filter(|p| p.samples >= ENOUGH).map(|p| p.p95);
+        if seen.batches > 0 {
+            let fill = seen.frames as f64 / seen.batches as f64;
+            self.pace.fill += 0.5 * (fill - self.pace.fill);
+        }
+        if elapsed > 0.0 {
+            let rho = tally.came as f64 / elapsed / self.curve.capacity().max(1e-9);
+            self.pace.rho += 0.3 * (rho - self.pace.rho);
+        }
+        (self.pace.p95, self.pace.saturated) = (measured, saturated);
+        if self.base() + self.curve.service(1) > self.objective.target {
+            self.hopeless_until = now + HOLD.0;
+        }
+        self.decide(now, measured, saturated, &seen, latency);
+        let half = self.curve.service(self.pace.slots) / 2;
+        let fits = self.sizes().rfind(|frames| self.curve.service(*frames) <= half).unwrap_or(1);
+        self.pace.bulk_slots = if tally.realtime == 0 { self.pace.slots } else { fits };
+        self.pace
+    }
+
+    fn decide(
+        &mut self,
+        now: Tick,
+        measured: Option<Duration>,
+        saturated: bool,
+        seen: &Seen,
+        latency: &mut Window,
+    ) {
+        if now < self.hopeless_until {
+            self.pace.reason = Reason::Unreachable;
+            self.pace.slots = self.most();
+            self.pace.wait = Duration::ZERO;
+            return;
+        }
+        self.pace.reason = self.size(now, measured, saturated, seen, latency);
+        self.limit_wait(measured);
+    }
+
+    fn base(&mut self) -> Duration {
+        let now = self.looked;
+        self.base.percentiles(now).map_or(Duration::ZERO, |p| p.p95)
+    }
+
+    fn most(&self) -> usize {
+        self.curve.largest_useful().min(self.objective.max_batch).max(1)
+    }
+
+    /// Batch sizes to choose from, ascending: the rungs, and, unless batches are padded to these, quarters between those that are four or more
+    /// apart.
+    fn sizes(&self) -> impl DoubleEndedIterator<Item = usize> + use<> {
+        let most = self.most();
+        let rungs = self.curve;
+        let steps = (0..rungs.rungs().len()).flat_map(move |i| {
+            let to = rungs.rungs()[i].frames;
+            let from = if i == 0 { to - 1 } else { rungs.rungs()[i - 1].frames };
+            let step = if rungs.is_padded() { to - from } else { ((to - from) / 4).max(1) };
+            (from + 1..=to).filter(move |n| (to - n) % step == 0)
+        });
+        steps.filter(move |frames| *frames <= most)
+    }
+
+    /// The largest size whose promise fits the target with room to spare, or without it where the offered load needs that size: a
+    /// queue that stands costs more than a larger batch. 1 if none does.
+    fn promised(&mut self) -> usize {
+        let (base, target) = (self.base(), self.objective.target);
+        let fits = |frames: usize, part: f64| base + 2 * self.curve.service(frames) <= target.mul_f64(part);
+        let safe = self.sizes().rfind(|frames| fits(*frames, AIM)).unwrap_or(1);
+        let offered = 1.01 * self.pace.rho * self.curve.capacity();
+        let needed = self.sizes().find(|frames| self.curve.rate(*frames) >= offered);
+        needed.filter(|frames| fits(*frames, 1.0)).map_or(safe, |needed| needed.max(safe))
+    }
+
+    fn may_use(&self, frames: usize, now: Tick) -> bool {
+        self.failed.is_none_or(|failed| frames < failed.frames || now >= failed.until)
+    }
+
+    /// Moves the largest batch.
+    fn size(
+        &mut self,
+        now: Tick,
+        measured: Option<Duration>,
+        saturated: bool,
+        seen: &Seen,
+        latency: &mut Window,
+    ) -> Reason {
+        let (target, slots) = (self.objective.target, self.pace.slots);
+        let missed = measured.is_some_and(|p95| p95 > target);
+        self.misses = if missed { self.misses + 1 } else { 0 };
+        // Batches that are not full are not large because of the limit.
+        let full = seen.batches > 0 && seen.full * 2 >= seen.batches;
+        if let Some(p95) = measured
+            && self.misses >= MISSES
+            && full
+        {
+            self.misses = 0;
+            // What is measured from here on is the new size's doing.
+            latency.clear();
+            let saving =
+                |frames: usize| 2 * self.curve.service(slots).saturating_sub(self.curve.service(frames));
+            let down =
+                self.sizes().rfind(|frames| *frames < slots && p95.saturating_sub(saving(*frames)) <= target);
+            let Some(down) = down else {
+                self.hopeless_until = now + self.hold;
+                self.hold = (2 * self.hold).min(HOLD.1);
+                self.pace.slots = self.most();
+                return Reason::Unreachable;
+            };
+            self.failed = Some(Failed { frames: slots, until: now + self.hold });
+            self.hold = (2 * self.hold).min(HOLD.1);
+            self.pace.slots = down;
+            return Reason::TargetMissed;
+        }
+        let promised = self.promised();
+        if promised > slots && self.may_use(promised, now) {
+            self.pace.slots = promised;
+        } else if saturated
+            && full
+            && !missed
+            && let (Some(up), Some(p95)) = (self.sizes().find(|frames| *frames > slots), measured)
+        {
+            let more = self.curve.service(up).saturating_sub(self.curve.service(slots));
+            if p95 + 2 * more <= target && self.may_use(up, now) {
+                self.pace.slots = up;
+                latency.clear();
+            }
+        }
+        match () {
+            () if missed => Reason::TargetMissed,
+            () if saturated && self.pace.slots < self.most() => Reason::TargetBound,
+            () if saturated => Reason::Saturated,
+            () => Reason::Headroom,
+        }
+    }
+
+    /// Bounds the wait by what the target leaves.
+    fn limit_wait(&mut self, measured: Option<Duration>) {
+        let target = self.objective.target;
+        match measured {
+            Some(p95) if p95 > target => self.trim /= 2.0,
+            Some(p95) if p95 > target.mul_f64(0.8) => {}
+            _ => self.trim = (self.trim + 0.02).min(1.0),
+        }
+        let batch = (self.pace.fill.ceil() as usize).clamp(1, self.pace.slots);
+        let spent = self.base() + 2 * self.curve.service(batch);
+        let left = target.mul_f64(AIM).saturating_sub(spent).min(self.objective.max_wait);
+        let wait = left.mul_f64(self.trim);
+        let (old, new) = (self.pace.wait.as_secs_f64(), wait.as_secs_f64());
+        if (new - old).abs() > 0.2 * old.max(1e-3) {
+            self.pace.wait = wait;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::curve::Rung;
+
+    const GPU: [(usize, f64); 6] = [(1, 5.0), (2, 6.0), (4, 8.0), (8, 12.0), (16, 20.0), (32, 36.0)];
+
+    fn ms(ms: f64) -> Duration {
+        Duration::from_secs_f64(ms / 1e3)
+    }
+
+    fn pacer(target_ms: f64) -> Pacer {
+        let curve = Curve::new(&GPU.map(|(frames, s)| Rung { frames, service: ms(s) }));
+        Pacer::new(Objective { target: ms(target_ms), max_wait: ms(30.0), max_batch: 32 }, curve)
+    }
+
+    /// Plays looks during which full batches run and every frame takes `latency`.
+    fn play(
+        pacer: &mut Pacer,
+        from: u64,
+        looks: u64,
+        lost: u64,
+        latency: impl Fn(usize) -> f64,
+    ) -> Vec<Pace> {
+        let mut window = Window::new(Duration::from_secs(1));
+        let mut paces = Vec::new();
+        for look in 0..looks {
+            let now = Tick::from_millis((from + look) * 250);
+            let slots = pacer.pace().slots;
+            for _ in 0..25 {
+                pacer.came(now, ms(5.0));
+                window.note(now, ms(latency(slots)));
+            }
+            (0..4).for_each(|_| pacer.ran(slots, pacer.curve().service(slots)));
+            let tally = Tally { came: 100, realtime: 100, realtime_lost: lost };
+            paces.push(pacer.look(now, tally, &mut window));
+        }
+        paces
+    }
+
+    #[test]
+    fn the_largest_batch_that_can_be_promised_is_the_start() {
+        // 5 ms behind them, two runs, nine tenths of the target: 5 + 2·24 ≤ 54, 5 + 2·28 > 54.
+        let mut pacer = pacer(60.0);
+        play(&mut pacer, 1, 4, 0, |_| 30.0);
+        assert_eq!(pacer.pace().slots, 20);
+        assert_eq!(pacer.pace().reason, Reason::Headroom);
+    }
+
+    #[test]
+    fn a_missed_target_costs_what_it_must_and_is_not_tried_again_at_once() {
+        let mut pacer = pacer(100.0);
+        // Twice the service time and 50: no more than S(b) = 25 ms is allowed, which is 20 frames.
+        let paces = play(&mut pacer, 1, 60, 10, |slots| 50.0 + 2.0 * (4.0 + slots as f64));
+        assert_eq!(paces[0].slots, 32);
+        let down = paces.iter().position(|pace| pace.slots < 32).expect("it goes down");
+        assert!(down <= 4, "after {down} looks");
+        assert_eq!(paces[down].slots, 20);
+        let there = paces[down..].iter().filter(|pace| pace.slots == 20).count();
+        assert!(there >= 50, "{there} of {} looks", paces.len() - down);
+    }
+
+    #[test]
+    fn a_target_that_no_batch_reaches_costs_no_throughput() {
+        let mut pacer = pacer(100.0);
+        let paces = play(&mut pacer, 1, 60, 10, |_| 180.0);
+        assert_eq!(paces.last().map(|pace| (pace.slots, pace.reason)), Some((32, Reason::Unreachable)));
+        assert!(paces.iter().all(|pace| pace.slots == 32));
+    }
+
+    #[test]
+    fn where_one_run_is_too_much_the_target_is_not_aimed_at() {
+        let mut pacer = pacer(8.0);
+        let paces = play(&mut pacer, 1, 4, 50, |_| 60.0);
+        let last = paces.last().expect("four looks");
+        assert_eq!((last.reason, last.slots), (Reason::Unreachable, 32));
+    }
+
+    #[test]
+    fn the_wait_takes_what_the_target_leaves_and_never_more_than_its_maximum() {
+        let mut generous = pacer(500.0);
+        play(&mut generous, 1, 8, 0, |_| 50.0);
+        assert_eq!(generous.pace().wait, ms(30.0));
+        let mut tight = pacer(100.0);
+        play(&mut tight, 1, 40, 0, |_| 85.0);
+        // Within the fifth that it does not follow.
+        assert!(tight.pace().wait <= ms(1.25 * (90.0 - 5.0 - 2.0 * 36.0)), "{:?}", tight.pace().wait);
+    }
+}

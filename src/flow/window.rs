@@ -1,0 +1,80 @@
+//! The durations of a recent span, and their percentiles.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::clock::Tick;
+
+/// Percentiles of a [`Window`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Percentiles {
+    /// Median.
+    pub p50: Duration,
+    /// 95th percentile.
+    pub p95: Duration,
+    /// How many samples.
+    pub samples: usize,
+}
+
+/// The samples of the last `span`, at most [`Window::MOST`] of them.
+#[derive(Debug)]
+pub struct Window {
+    span: Duration,
+    samples: VecDeque<(Tick, Duration)>,
+    sorted: Vec<Duration>,
+}
+
+impl Window {
+    /// Bounds the memory: of more, the newest count.
+    pub const MOST: usize = 1024;
+
+    /// An empty window.
+    pub fn new(span: Duration) -> Self {
+        Window { span, samples: VecDeque::new(), sorted: Vec::new() }
+    }
+
+    /// One more.
+    pub fn note(&mut self, now: Tick, sample: Duration) {
+        if self.samples.len() == Self::MOST {
+            self.samples.pop_front();
+        }
+        self.samples.push_back((now, sample));
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.samples.clear();
+    }
+
+    /// `None` when there is no sample in the span.
+    pub fn percentiles(&mut self, now: Tick) -> Option<Percentiles> {
+        while self.samples.front().is_some_and(|(at, _)| now.since(*at) > self.span) {
+            self.samples.pop_front();
+        }
+        self.sorted.clear();
+        self.sorted.extend(self.samples.iter().map(|(_, sample)| *sample));
+        let samples = self.sorted.len();
+        // Nearest rank: the smallest sample that at least q of all do not exceed.
+        let mut rank = |q: f64| {
+            let index = ((q * samples as f64).ceil() as usize).saturating_sub(1);
+            (index < samples).then(|| *self.sorted.select_nth_unstable(index).1)
+        };
+        Some(Percentiles { p50: rank(0.50)?, p95: rank(0.95)?, samples })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_forget_after_their_span() {
+        let mut window = Window::new(Duration::from_secs(10));
+        for ms in 1..=100 {
+            window.note(Tick::from_millis(ms), Duration::from_millis(ms));
+        }
+        let p = window.percentiles(Tick::from_millis(100)).expect("there are samples");
+        assert_eq!((p.p50, p.p95), (Duration::from_millis(50), Duration::from_millis(95)));
+        assert_eq!(window.percentiles(Tick::from_millis(20_000)), None);
+    }
+}

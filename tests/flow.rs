@@ -1,0 +1,194 @@
+//! What flow control promises, on the simulator: the real batcher and pacer, scripted cameras, virtual time.
+
+#[path = "simulate/mod.rs"]
+mod simulate;
+
+use std::time::Duration;
+
+use simulate::{Arrivals, Camera, Outcome, Steering, WARM, World, cameras, curve, ms};
+use weir::config::DropPolicy;
+use weir::flow::curve::{Curve, Rung};
+use weir::frame::Fate;
+
+const PACED: Steering = Steering::Paced { target: Duration::from_millis(100) };
+
+fn balanced(outcome: &Outcome) {
+    let came: u64 = outcome.came.iter().sum();
+    let fates: u64 = outcome.fates.iter().flatten().sum();
+    assert_eq!(came, fates + outcome.in_flight, "each frame has exactly one fate");
+}
+
+/// The best fixed wait and batch at a load: the largest goodput among those that keep the target.
+fn best_fixed(load: f64, curve: &Curve, arrivals: Arrivals, target: f64) -> Option<Outcome> {
+    let mut best: Option<Outcome> = None;
+    for wait in [0.0, 5.0, 30.0, 100.0] {
+        for rung in curve.rungs() {
+            let steering = Steering::Fixed { wait: ms(wait), slots: rung.frames };
+            let outcome = World::new(cameras(load, curve, arrivals), curve, steering).play();
+            // With a twentieth to spare: what rides on the edge of the target is inside it by luck.
+            if outcome.p95() <= 0.95 * target && best.as_ref().is_none_or(|b| outcome.goodput() > b.goodput())
+            {
+                best = Some(outcome);
+            }
+        }
+    }
+    best
+}
+
+#[test]
+fn the_target_is_kept_at_every_load_and_costs_no_goodput() {
+    for (name, target, arrivals) in [
+        ("gpu", 60.0, Arrivals::Steady),
+        ("gpu", 100.0, Arrivals::Steady),
+        ("gpu", 100.0, Arrivals::Poisson),
+        ("gpu", 200.0, Arrivals::Bursty),
+        ("cpu", 120.0, Arrivals::Steady),
+    ] {
+        let curve = curve(name);
+        for load in [0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.1, 1.5, 3.0] {
+            let Some(fixed) = best_fixed(load, &curve, arrivals, target) else { continue };
+            let steering = Steering::Paced { target: ms(target) };
+            let paced = World::new(cameras(load, &curve, arrivals), &curve, steering).play();
+            balanced(&paced);
+            let said = format!("{name}, {target} ms, {arrivals:?}, load {load}");
+            assert!(paced.p95() <= target, "{said}: p95 {:.1}", paced.p95());
+            let part = paced.goodput() / fixed.goodput();
+            assert!(part >= 0.97, "{said}: {part:.3} of the best fixed setting's goodput");
+        }
+    }
+}
+
+#[test]
+fn beyond_capacity_the_engine_is_full_losses_are_even_and_latency_is_flat() {
+    let curve = curve("gpu");
+    let mut latencies = Vec::new();
+    for load in [1.2, 1.5, 2.0, 3.0] {
+        for policy in [DropPolicy::Oldest, DropPolicy::SkipFrame] {
+            let cameras: Vec<Camera> =
+                cameras(load, &curve, Arrivals::Steady).into_iter().map(|c| c.policy(policy)).collect();
+            let outcome = World::new(cameras.clone(), &curve, PACED).play();
+            balanced(&outcome);
+            assert!(
+                outcome.goodput() >= 0.98 * curve.capacity(),
+                "{load} {policy:?}: {:.0}",
+                outcome.goodput()
+            );
+            let rates = (0..cameras.len()).map(|camera| outcome.rate(camera));
+            let (least, most) = rates.fold((f64::MAX, 0.0f64), |(l, m), r| (l.min(r), m.max(r)));
+            assert!(most - least <= 1.0, "{load} {policy:?}: {least:.1} to {most:.1} frames a second");
+            latencies.push(outcome.p95());
+        }
+    }
+    let (least, most) = latencies.iter().fold((f64::MAX, 0.0f64), |(l, m), r| (l.min(*r), m.max(*r)));
+    assert!(most - least <= 5.0, "p95 from {least:.1} to {most:.1} ms");
+}
+
+#[test]
+fn cameras_of_mixed_rates_keep_their_own() {
+    let curve = curve("gpu");
+    let mixed: Vec<Camera> = [30.0, 30.0, 15.0, 10.0].map(|fps| Camera::new(fps, Arrivals::Steady)).to_vec();
+    let outcome = World::new(mixed.clone(), &curve, PACED).play();
+    for (id, camera) in mixed.iter().enumerate() {
+        assert!((outcome.rate(id) - camera.fps).abs() < 0.2, "{} of {}", outcome.rate(id), camera.fps);
+    }
+    // Nothing but one run, decoding and analysis, and at most 5 ms of waiting for company or for the engine, at the median.
+    let service = curve.service(1).as_secs_f64() * 1e3;
+    let over = outcome.p50() - service - 7.5 - 1.0;
+    assert!(over <= 5.0, "{over:.1} ms over the service time");
+}
+
+#[test]
+fn eight_jittered_cameras_fill_their_batches_at_saturation() {
+    let rungs = [(1, 30.0), (2, 36.0), (4, 48.0), (8, 72.0)];
+    // 120 fps come, 111 fit. On an engine that pads, the eighth frame costs nothing but the wait for it. One that does not is
+    // better off running seven at once than waiting for the eighth, so it is not asked for that.
+    let curve = Curve::new(&rungs.map(|(frames, service)| Rung { frames, service: ms(service) })).padded();
+    // A Poisson process has long gaps that no wait of 30 ms bridges; it needs more of them to be saturated throughout.
+    for (fps, arrivals) in [(15.0, Arrivals::Jittered(0.5)), (20.0, Arrivals::Poisson)] {
+        let cameras = vec![Camera::new(fps, arrivals); 8];
+        let outcome = World::new(cameras, &curve, Steering::Paced { target: ms(500.0) }).play();
+        assert!(outcome.fill() >= 7.9, "{arrivals:?}: {:.2} of 8 slots", outcome.fill());
+    }
+}
+
+#[test]
+fn a_load_step_is_over_within_two_seconds_and_nothing_swings() {
+    let curve = curve("gpu");
+    let mut world = World::new(cameras(0.3, &curve, Arrivals::Steady), &curve, PACED);
+    (world.steps, world.seconds) = (vec![(0.0, 1.0), (10.0, 5.0), (30.0, 1.0)], 50.0);
+    let outcome = world.play();
+    balanced(&outcome);
+    for (from, to) in [(5.0, 10.0), (12.0, 30.0), (32.0, 50.0)] {
+        let p95 = outcome.percentile(0.95, |_| true, from, to);
+        assert!(p95 <= 100.0, "{from} to {to} s: p95 {p95:.1}");
+        // Once settled, the wait stays where it is.
+        let settled = |at: f64| (from + 2.0..to).contains(&at);
+        let waits = outcome.paces.iter().filter(|(at, _)| settled(at.as_nanos() as f64 / 1e9));
+        let waits: Vec<f64> = waits.map(|(_, pace)| pace.wait.as_secs_f64() * 1e3).collect();
+        let mean = waits.iter().sum::<f64>() / waits.len() as f64;
+        let swing = waits.iter().map(|wait| (wait - mean).abs()).fold(0.0, f64::max);
+        assert!(swing <= 0.2 * mean + 0.5, "{from} to {to} s: {swing:.2} around {mean:.2} ms");
+    }
+}
+
+/// Realtime takes what it needs, bulk the rest and at least its share.
+#[test]
+fn bulk_takes_the_slack_and_no_more() {
+    let curve = curve("gpu");
+    let realtime = |load: f64| cameras(load, &curve, Arrivals::Steady);
+    let bulk: Vec<Camera> = cameras(2.0, &curve, Arrivals::Steady).into_iter().map(Camera::bulk).collect();
+    for load in [0.5, 2.0] {
+        let alone = World::new(realtime(load), &curve, PACED).play();
+        let count = realtime(load).len();
+        let both = World::new(realtime(load).into_iter().chain(bulk.clone()).collect(), &curve, PACED).play();
+        balanced(&both);
+        let is_realtime = |camera: usize| camera < count;
+        let p95 = |o: &Outcome| o.percentile(0.95, is_realtime, WARM, f64::INFINITY);
+        let moved = p95(&both) - p95(&alone);
+        let rung = curve.service(32).as_secs_f64() * 1e3;
+        assert!(moved <= rung, "load {load}: realtime's p95 moved by {moved:.1} ms");
+        let bulk_rate: f64 = (count..count + bulk.len()).map(|camera| both.rate(camera)).sum();
+        let realtime_rate: f64 = (0..count).map(|camera| both.rate(camera)).sum();
+        if load < 1.0 {
+            assert!(realtime_rate >= 0.99 * load * curve.capacity(), "{realtime_rate:.0}");
+            assert!(
+                bulk_rate + realtime_rate >= 0.85 * curve.capacity(),
+                "{bulk_rate:.0} + {realtime_rate:.0}"
+            );
+        } else {
+            let share = bulk_rate / (bulk_rate + realtime_rate);
+            assert!((0.045..0.055).contains(&share), "bulk has {share:.3} of the engine");
+        }
+    }
+}
+
+/// L = λW (Little 1961): the mean number in the system, integrated over time, against rate times mean time in it.
+#[test]
+fn littles_law_holds() {
+    let curve = curve("gpu");
+    for load in [0.5, 0.9, 2.0] {
+        let outcome = World::new(cameras(load, &curve, Arrivals::Steady), &curve, PACED).play();
+        let left: u64 = outcome.fates.iter().flatten().sum();
+        let (l, lambda) = (outcome.integral / outcome.seconds, left as f64 / outcome.seconds);
+        let w = outcome.sojourn / left as f64;
+        assert!((l / (lambda * w) - 1.0).abs() < 0.05, "load {load}: L {l:.2}, λW {:.2}", lambda * w);
+    }
+}
+
+/// A camera that falls silent and comes back, among a thousand, is nobody's trouble.
+#[test]
+fn a_stalled_camera_among_many_costs_nobody_a_frame() {
+    let fast = Curve::new(
+        &[(1, 0.5), (8, 1.0), (32, 2.5)].map(|(frames, service)| Rung { frames, service: ms(service) }),
+    );
+    let mut cameras = vec![Camera::new(10.0, Arrivals::Steady); 999];
+    cameras.push(Camera::new(10.0, Arrivals::Stalled(4.0, 7.0)));
+    let mut world = World::new(cameras, &fast, PACED);
+    world.seconds = 10.0;
+    let outcome = world.play();
+    balanced(&outcome);
+    let lost: u64 =
+        outcome.fates.iter().map(|fates| fates.iter().sum::<u64>() - fates[Fate::Inferred as usize]).sum();
+    assert_eq!(lost, 0);
+    assert!(outcome.p95() < 30.0, "{:.1}", outcome.p95());
+}
