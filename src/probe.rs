@@ -1,10 +1,13 @@
-//! Asks an RTSP camera whether it is there: a TCP connection and an `OPTIONS` (RFC 2326 §10.1), nothing that needs a password.
+//! Asks a camera whether it is there. RTSP: a TCP connection and an `OPTIONS` (RFC 2326 §10.1), nothing that needs a password.
+//! USB: whether its device can be opened.
 //!
 //! A camera that is away for a minute is retried every 30 s; this question is cheap enough to be asked
 //! each second, and cuts the wait short when the answer changes from silence to life.
 
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use url::Url;
@@ -31,7 +34,45 @@ pub enum Answer {
 
 /// One camera's probe.
 #[derive(Debug)]
-pub struct Probe {
+pub enum Probe {
+    /// Of a camera in the network.
+    Rtsp(RtspProbe),
+    /// Of a USB camera that could not be opened: its device.
+    Device(PathBuf),
+}
+
+impl Probe {
+    /// A probe for a camera that failed so, when one could hasten its return: only where the link itself failed,
+    /// for a camera that refuses us is not asked again and again, and an open USB device belongs to somebody.
+    pub fn new(source: &Source, fault: &Fault) -> Option<Probe> {
+        match source {
+            _ if fault.retry != Retry::Soon => None,
+            Source::Rtsp(rtsp) => Some(Probe::Rtsp(RtspProbe::new(&rtsp.url))),
+            Source::V4l2 { device } if matches!(fault.reason, "not_found" | "denied") => {
+                Some(Probe::Device(device.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Asks when it is time, and looks for an answer. Blocks for half a second at most.
+    pub fn ask(&mut self, now: Tick) -> Answer {
+        match self {
+            Probe::Rtsp(probe) => probe.ask(now),
+            // Until it opens this costs one system call, so there is no need to wait between two questions.
+            Probe::Device(device) if open_device(device).is_ok() => Answer::CameBack,
+            Probe::Device(_) => Answer::Nothing,
+        }
+    }
+}
+
+fn open_device(device: &Path) -> std::io::Result<File> {
+    File::options().read(true).write(true).open(device)
+}
+
+/// The probe of a camera in the network.
+#[derive(Debug)]
+pub struct RtspProbe {
     url: Url,
     waiting: Option<TcpStream>,
     /// When the open question was asked.
@@ -40,10 +81,10 @@ pub struct Probe {
     dead: bool,
 }
 
-impl Probe {
+impl RtspProbe {
     /// A probe that has not asked yet.
-    pub fn new(url: &Url) -> Probe {
-        Probe { url: url.clone(), waiting: None, asked: None, dead: false }
+    pub fn new(url: &Url) -> RtspProbe {
+        RtspProbe { url: url.clone(), waiting: None, asked: None, dead: false }
     }
 
     /// Asks when it is time, and looks for an answer. Blocks for half a second at most.
@@ -117,12 +158,40 @@ pub fn refine(source: &Source, fault: Fault) -> Fault {
         Source::Rtsp(rtsp) if matches!(fault.reason, "unreachable" | "connection") => {
             why_unreachable(&rtsp.url).unwrap_or(fault)
         }
-        Source::V4l2 { device } if fault.reason == "not_found" => {
-            let message = format!("there is no camera at {}", device.display());
-            Fault::new(Who::Camera, "not_found", message)
-                .retry(fault.retry)
-                .remedy("plug it in; `ls /dev/video*` lists the devices")
+        Source::V4l2 { device } => why_no_device(device, fault),
+        _ => fault,
+    }
+}
+
+/// GStreamer does not tell a device that is gone from one that is not allowed; opening it does.
+fn why_no_device(device: &Path, fault: Fault) -> Fault {
+    /// No such device or address: the file is there, what it stood for is not.
+    const ENXIO: i32 = 6;
+    /// No such device: as ENXIO, while a driver is being taken down.
+    const ENODEV: i32 = 19;
+    let path = device.display();
+    let new = |reason, retry, message: String| Fault::new(Who::Camera, reason, message).retry(retry);
+    if let Err(e) = open_device(device) {
+        if e.kind() == ErrorKind::PermissionDenied {
+            return new("denied", Retry::Soon, format!("weir may not open {path}")).remedy(format!(
+                "its user must be in the device's group: `ls -l {path}`, then `usermod -aG video USER` and a restart; \
+                 a systemd service needs SupplementaryGroups= and DeviceAllow= too, see weir.service"
+            ));
         }
+        if e.kind() == ErrorKind::NotFound || matches!(e.raw_os_error(), Some(ENXIO | ENODEV)) {
+            return new("not_found", Retry::Soon, format!("there is no camera at {path}"))
+                .remedy("plug it in; `ls /dev/video* /dev/v4l/by-id` lists the devices");
+        }
+    }
+    match fault.reason {
+        "not_found" => new("no_camera", Retry::Slowly, format!("{path} is not a device that delivers video"))
+            .remedy("most cameras have several devices, of which one does: `v4l2-ctl --list-devices`, `ls /dev/v4l/by-id`"),
+        "busy" => new("busy", Retry::Soon, format!("another program uses {path}"))
+            .remedy(format!("`fuser -v {path}` says which; a device serves one program at a time")),
+        "settings" => new("settings", Retry::Soon, format!("{path} does not start")).remedy(format!(
+            "another program may use it (`fuser -v {path}` says which), or USB has no bandwidth left \
+             (`journalctl -k` says so): plug cameras into different host ports, not into one hub"
+        )),
         _ => fault,
     }
 }
@@ -159,7 +228,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         drop(listener);
-        let mut probe = Probe::new(&url(port));
+        let mut probe = RtspProbe::new(&url(port));
         assert_eq!(probe.ask(Tick::ZERO), Answer::Nothing);
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("the same port again");
         let server = std::thread::spawn(move || {
@@ -185,7 +254,7 @@ mod tests {
             s.write_all(b"RTSP/1.0 200 OK\r\n\r\n").expect("the probe listens");
             let _ = s.read(&mut [0; 512]);
         });
-        let mut probe = Probe::new(&url(port));
+        let mut probe = RtspProbe::new(&url(port));
         for _ in 0..3 {
             assert_eq!(probe.ask(Tick::ZERO), Answer::Nothing);
         }
@@ -198,5 +267,36 @@ mod tests {
         let port = listener.local_addr().expect("bound").port();
         drop(listener);
         assert_eq!(why_unreachable(&url(port)).map(|f| f.reason), Some("refused"));
+    }
+
+    fn v4l2(device: PathBuf) -> Source {
+        Source::V4l2 { device }
+    }
+
+    #[test]
+    fn a_device_is_missed_until_it_is_there() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("video0");
+        // However GStreamer puts it.
+        let lost = Fault::new(Who::Camera, "connection", "the connection failed").retry(Retry::Soon);
+        let fault = refine(&v4l2(path.clone()), lost.clone());
+        assert_eq!((fault.reason, fault.retry), ("not_found", Retry::Soon));
+        let mut probe = Probe::new(&v4l2(path.clone()), &fault).expect("it may be plugged in");
+        assert_eq!(probe.ask(Tick::ZERO), Answer::Nothing);
+        std::fs::write(&path, "").expect("written");
+        assert_eq!(probe.ask(Tick::ZERO), Answer::CameBack);
+        // Whatever else went wrong with a device that is there is not for us to explain, and no reason to open it.
+        let fault = refine(&v4l2(path.clone()), lost);
+        assert_eq!(fault.reason, "connection");
+        assert!(Probe::new(&v4l2(path), &fault).is_none());
+    }
+
+    #[test]
+    fn a_device_that_is_no_camera_is_called_so() {
+        let fault =
+            Fault::new(Who::Camera, "not_found", "there is nothing at this address").retry(Retry::Slowly);
+        let fault = refine(&v4l2("/dev/null".into()), fault);
+        assert_eq!((fault.reason, fault.retry), ("no_camera", Retry::Slowly));
+        assert_eq!(fault.message, "/dev/null is not a device that delivers video");
     }
 }

@@ -15,6 +15,7 @@ use crate::fault::{Fault, Who};
 use crate::flow::detect::Detector;
 use crate::frame::{Detection, Frame, Size, Stamp};
 use crate::model::spec::TensorView;
+use crate::probe::refine;
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -70,7 +71,7 @@ impl Tryout {
             // A picture first: the end of the stream overtakes the last ones.
             let picture = match taken.try_recv() {
                 Ok(picture) => picture,
-                Err(_) => match next(&taken, &happenings)? {
+                Err(_) => match next(&taken, &happenings).map_err(|f| refine(&self.camera.source, f))? {
                     Some(picture) => picture,
                     None => break,
                 },

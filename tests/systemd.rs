@@ -58,6 +58,27 @@ fn systemd_reads_the_unit_without_a_word() {
     assert!(output.status.success() && said.is_empty(), "{}\n{said}", output.status);
 }
 
+/// What the unit's head advises for USB cameras: whoever copies it must get what is meant.
+#[test]
+fn the_drop_in_for_usb_cameras_is_read_without_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = unit(dir.path());
+    let text = fs::read_to_string(&path).unwrap();
+    let advice = text.lines().find(|l| l.starts_with("#   USB cameras ")).unwrap();
+    let lines: Vec<&str> = advice.split_once('[').unwrap().1.split(" / ").collect();
+    assert_eq!(lines[0], "Service]");
+    for key in ["PrivateDevices=no", "DeviceAllow=char-video4linux rw", "SupplementaryGroups=video"] {
+        assert!(lines.contains(&key), "{key} is missing in {advice}");
+    }
+    let drop_in = dir.path().join("weir.service.d");
+    fs::create_dir(&drop_in).unwrap();
+    fs::write(drop_in.join("usb.conf"), format!("[{}\n", lines.join("\n"))).unwrap();
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no"]).arg(&path);
+    let Some((output, said)) = run("drop-in", &mut verify) else { return };
+    assert!(output.status.success() && said.is_empty(), "{}\n{said}", output.status);
+}
+
 #[test]
 fn a_misspelt_key_would_be_noticed() {
     let dir = tempfile::tempdir().unwrap();

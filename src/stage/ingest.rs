@@ -2,7 +2,7 @@
 //!
 //! Each attempt builds a fresh source. Progress is *a decoded frame*: a camera that is connected but
 //! delivers none for `stall_ms` has failed like any other. Between attempts the thread waits by
-//! [`Backoff`], and meanwhile asks an unreachable RTSP camera once a second whether it is back ([`Probe`]), so
+//! [`Backoff`], and meanwhile asks an unreachable camera whether it is back ([`Probe`]), so
 //! that long waits do not cost long outages.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -251,19 +251,16 @@ impl<D: Device> Ingest<D> {
 
     /// Waits for the next attempt. False: the daemon stops.
     fn wait(&self, mut next: Tick, fault: &Fault, backoff: &mut Backoff) -> bool {
-        let mut probe = match &self.camera.source {
-            // Only where the link itself failed: a camera that refuses us is not asked again and again.
-            config::Source::Rtsp(rtsp) if fault.retry == Retry::Soon => Some(Probe::new(&rtsp.url)),
-            _ => None,
-        };
+        let mut probe = Probe::new(&self.camera.source, fault);
         loop {
             let now = self.clock.now();
             if now >= next {
                 return true;
             }
-            if let Some(probe) = &mut probe
-                && probe.ask(now) == Answer::CameBack
+            if let Some(asking) = &mut probe
+                && asking.ask(now) == Answer::CameBack
             {
+                probe = None;
                 tracing::debug!(camera = &*self.camera.name, "The camera answers again.");
                 next = backoff.peer_returned(self.clock.now());
                 continue;

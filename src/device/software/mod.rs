@@ -5,6 +5,7 @@ pub mod pixels;
 pub mod preprocess;
 pub mod session;
 pub mod source;
+pub mod usb;
 
 use std::sync::Arc;
 

@@ -17,6 +17,7 @@ use secrecy::ExposeSecret;
 
 use super::pixels::{self, Pixels};
 use super::preprocess::ChromaSite;
+use super::usb;
 use crate::clock::Pts;
 use crate::config::{self, Transport};
 use crate::device::{Happening, Picture, Sink};
@@ -81,6 +82,9 @@ pub fn open(camera: &config::Camera, sink: Sink<Pixels>) -> Result<SoftwareSourc
         .and_then(|e| e.downcast::<gst_app::AppSink>().ok())
         .ok_or_else(|| broken(&camera.name, "its pipeline description has no appsink named `frames`"))?;
     watch_bus(&source.pipeline, sink.happening.clone());
+    if matches!(camera.source, config::Source::V4l2 { .. }) {
+        usb::prepare(&source.pipeline, sink.happening.clone());
+    }
     deliver(&frames, sink, codec, live);
     // An asynchronous failure arrives on the bus; a synchronous one has been posted there too.
     let _ = source.pipeline.set_state(gst::State::Playing);
