@@ -1,4 +1,4 @@
-//! The weights of a triangle filter along one axis.
+//! The weights of a triangle filter along one axis: sample by sample, or, when it shrinks, by stretches.
 
 /// What the weights of one output sample add up to, exactly: the largest `i16`.
 pub(crate) const ONE: i32 = i16::MAX as i32;
@@ -6,7 +6,8 @@ pub(crate) const ONE: i32 = i16::MAX as i32;
 /// For each output sample: where its source samples start, and their weights.
 #[derive(Debug)]
 pub(crate) struct Axis {
-    start: Vec<usize>,
+    /// As `u32`, which plus the taps cannot overflow: one check less in the inner loop.
+    start: Vec<u32>,
     /// `taps` for each output sample; unused ones at the end are 0.
     weight: Vec<i16>,
     taps: usize,
@@ -27,7 +28,7 @@ impl Axis {
             shape.extend(
                 (first..first + taps).map(|j| (1.0 - (j as f64 + 0.5 - center).abs() / radius).max(0.0)),
             );
-            axis.start.push(first);
+            axis.start.push(first as u32);
             quantise(&shape, weight);
         }
         axis
@@ -49,7 +50,7 @@ impl Axis {
     }
 
     /// Starts, one an output sample. `start + taps` may pass the end of the source if padded.
-    pub(crate) fn starts(&self) -> &[usize] {
+    pub(crate) fn starts(&self) -> &[u32] {
         &self.start
     }
 
@@ -60,7 +61,100 @@ impl Axis {
 
     /// First source sample and weights of output sample `i`.
     pub(crate) fn at(&self, i: usize) -> (usize, &[i16]) {
-        (self.start[i], &self.weight[i * self.taps..][..self.taps])
+        (self.start[i] as usize, &self.weight[i * self.taps..][..self.taps])
+    }
+}
+
+/// Fraction bits of the weights of a [`Stretch`].
+const WEIGHT_BITS: u32 = 15;
+
+/// Most samples of a stretch: Σ k · 255 over so many still fits an `i16`.
+const MOST: usize = 16;
+
+/// A shrinking axis, told by the source samples between the centres of two outputs. There the earlier
+/// output's triangle falls in a straight line from 1 to 0 and the later one's rises from 0 to 1, so
+/// x₀ + x₁ + … and 0 · x₀ + 1 · x₁ + … are all that both outputs need of them, and these take
+/// additions only.
+#[derive(Debug)]
+pub(crate) struct Stretches {
+    /// One more than outputs: before the first centre, between, and behind the last.
+    stretches: Vec<Stretch>,
+    /// For each output: what one code has become, the weights not being scaled to any sum.
+    units: Vec<f64>,
+}
+
+/// The samples between two centres, or between an end of the axis and a centre.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stretch {
+    /// First sample, and how many.
+    pub(crate) first: usize,
+    pub(crate) len: usize,
+    /// The rising weight of the first sample, and how much it grows with each: 1 is 2¹⁵.
+    pub(crate) start: i16,
+    pub(crate) slope: i16,
+    /// Fraction bits of the sums.
+    pub(crate) fraction: u32,
+}
+
+impl Stretch {
+    /// Bits to take off a weighted sum.
+    pub(crate) fn excess(&self) -> u32 {
+        WEIGHT_BITS - self.fraction
+    }
+
+    /// What the rising weights add up to: 1 is 2¹⁵.
+    fn rise(&self) -> i64 {
+        let len = self.len as i64;
+        len * i64::from(self.start) + len * (len - 1) / 2 * i64::from(self.slope)
+    }
+}
+
+impl Stretches {
+    /// From `len_in` samples to `len_out`, of which i is centred on (i + ½) · `step`, which is no
+    /// further than the samples reach. `None` where the axis grows, or shrinks too much.
+    pub(crate) fn new(len_in: usize, len_out: usize, step: f64) -> Option<Stretches> {
+        if len_out == 0 || !(1.0..=(MOST - 1) as f64).contains(&step) {
+            return None;
+        }
+        let weight = |w: f64| (w * f64::from(1 << WEIGHT_BITS)).round().clamp(0.0, f64::from(ONE)) as i16;
+        // The centre before the first output is outside the picture.
+        let center = |i: usize| (i as f64 - 0.5) * step;
+        let mut stretches = Vec::with_capacity(len_out + 1);
+        let mut first = 0;
+        for i in 0..=len_out {
+            let end = if i == len_out { len_in } else { (center(i + 1) - 0.5).ceil() as usize };
+            let start = weight((first as f64 + 0.5 - center(i)) / step);
+            stretches.push(Stretch {
+                first,
+                len: end - first,
+                start,
+                slope: weight(1.0 / step),
+                fraction: 0,
+            });
+            first = end;
+        }
+        let totals: Vec<i64> = stretches
+            .windows(2)
+            .map(|pair| pair[0].rise() + ((pair[1].len as i64) << WEIGHT_BITS) - pair[1].rise())
+            .collect();
+        // As many bits as leave a white picture in an `i16`.
+        let most = totals.iter().max()? * 255;
+        let fraction = (0..WEIGHT_BITS).rev().find(|&bits| most >> (WEIGHT_BITS - bits) < i64::from(ONE))?;
+        for stretch in &mut stretches {
+            stretch.fraction = fraction;
+        }
+        let unit = |total: i64| total as f64 / f64::from(1 << (WEIGHT_BITS - fraction));
+        Some(Stretches { stretches, units: totals.into_iter().map(unit).collect() })
+    }
+
+    /// The stretch that ends at the centre of output `i`.
+    pub(crate) fn until(&self, i: usize) -> &Stretch {
+        &self.stretches[i]
+    }
+
+    /// What one code has become in output `i`.
+    pub(crate) fn unit(&self, i: usize) -> f64 {
+        self.units[i]
     }
 }
 
