@@ -129,9 +129,11 @@ impl<D: Device> Infer<D> {
             for (_, frame) in &batch {
                 meters.wait.record(taken.since(frame.stamp.decoded));
             }
+            let cpu = self.clock.thread_cpu();
             let frames = self.fill(&mut batch);
             let loaded = self.clock.now();
             meters.preprocess.record(loaded.since(taken));
+            metrics::preprocess_cpu(self.clock.thread_cpu().saturating_sub(cpu));
             if frames.is_empty() {
                 continue;
             }
