@@ -124,18 +124,19 @@ fn fold_block(
     rising: &mut [i16; 64],
     out: &mut [i16; 64],
 ) {
-    let weights = simd.avx._mm256_set1_epi32(bytemuck::cast([stretch.start, stretch.slope]));
-    let excess: __m128i = bytemuck::cast([u64::from(stretch.excess()), 0]);
+    let avx2 = simd.avx2;
+    let start = simd.avx._mm256_set1_epi16(stretch.start);
+    let slope = simd.avx._mm256_set1_epi16(stretch.slope);
     let fraction: __m128i = bytemuck::cast([u64::from(stretch.fraction), 0]);
+    let ramp_fraction: __m128i = bytemuck::cast([u64::from(stretch.ramp_fraction), 0]);
     let parts = rising.as_chunks_mut::<16>().0.iter_mut().zip(out.as_chunks_mut::<16>().0);
     for (i, (rising, out)) in parts.enumerate().take(4) {
-        let low = simd.avx2._mm256_unpacklo_epi16(sum[i], ramp[i]);
-        let high = simd.avx2._mm256_unpackhi_epi16(sum[i], ramp[i]);
-        let low = simd.avx2._mm256_sra_epi32(simd.avx2._mm256_madd_epi16(low, weights), excess);
-        let high = simd.avx2._mm256_sra_epi32(simd.avx2._mm256_madd_epi16(high, weights), excess);
-        let rise = simd.avx2._mm256_packs_epi32(low, high);
-        let falling = simd.avx2._mm256_sub_epi16(simd.avx2._mm256_sll_epi16(sum[i], fraction), rise);
-        *out = bytemuck::cast(simd.avx2._mm256_add_epi16(bytemuck::cast(*rising), falling));
+        let sum = avx2._mm256_sll_epi16(sum[i], fraction);
+        let ramp = avx2._mm256_sll_epi16(ramp[i], ramp_fraction);
+        let rise = avx2
+            ._mm256_add_epi16(avx2._mm256_mulhrs_epi16(sum, start), avx2._mm256_mulhrs_epi16(ramp, slope));
+        let falling = avx2._mm256_sub_epi16(sum, rise);
+        *out = bytemuck::cast(avx2._mm256_add_epi16(bytemuck::cast(*rising), falling));
         *rising = bytemuck::cast(rise);
     }
 }

@@ -65,9 +65,6 @@ impl Axis {
     }
 }
 
-/// Fraction bits of the weights of a [`Stretch`].
-const WEIGHT_BITS: u32 = 15;
-
 /// Most samples of a stretch: Σ k · 255 over so many still fits an `i16`.
 const MOST: usize = 16;
 
@@ -89,24 +86,13 @@ pub(crate) struct Stretch {
     /// First sample, and how many.
     pub(crate) first: usize,
     pub(crate) len: usize,
-    /// The rising weight of the first sample, and how much it grows with each: 1 is 2¹⁵.
+    /// The rising weight of the first sample, and how much it grows with each, the latter times
+    /// 2^(`fraction` − `ramp_fraction`): 1 is 2¹⁵.
     pub(crate) start: i16,
     pub(crate) slope: i16,
-    /// Fraction bits of the sums.
+    /// Fraction bits of the sum and of the result, and of the sum of k times sample k.
     pub(crate) fraction: u32,
-}
-
-impl Stretch {
-    /// Bits to take off a weighted sum.
-    pub(crate) fn excess(&self) -> u32 {
-        WEIGHT_BITS - self.fraction
-    }
-
-    /// What the rising weights add up to: 1 is 2¹⁵.
-    fn rise(&self) -> i64 {
-        let len = self.len as i64;
-        len * i64::from(self.start) + len * (len - 1) / 2 * i64::from(self.slope)
-    }
+    pub(crate) ramp_fraction: u32,
 }
 
 impl Stretches {
@@ -116,7 +102,9 @@ impl Stretches {
         if len_out == 0 || !(1.0..=(MOST - 1) as f64).contains(&step) {
             return None;
         }
-        let weight = |w: f64| (w * f64::from(1 << WEIGHT_BITS)).round().clamp(0.0, f64::from(ONE)) as i16;
+        let (fraction, ramp_fraction) = fractions(step)?;
+        let weight = |w: f64| (w * f64::from(1 << 15)).round().clamp(0.0, f64::from(ONE)) as i16;
+        let slope = weight(2f64.powi(fraction as i32 - ramp_fraction as i32) / step);
         // The centre before the first output is outside the picture.
         let center = |i: usize| (i as f64 - 0.5) * step;
         let mut stretches = Vec::with_capacity(len_out + 1);
@@ -124,27 +112,12 @@ impl Stretches {
         for i in 0..=len_out {
             let end = if i == len_out { len_in } else { (center(i + 1) - 0.5).ceil() as usize };
             let start = weight((first as f64 + 0.5 - center(i)) / step);
-            stretches.push(Stretch {
-                first,
-                len: end - first,
-                start,
-                slope: weight(1.0 / step),
-                fraction: 0,
-            });
+            stretches.push(Stretch { first, len: end - first, start, slope, fraction, ramp_fraction });
             first = end;
         }
-        let totals: Vec<i64> = stretches
-            .windows(2)
-            .map(|pair| pair[0].rise() + ((pair[1].len as i64) << WEIGHT_BITS) - pair[1].rise())
-            .collect();
-        // As many bits as leave a white picture in an `i16`.
-        let most = totals.iter().max()? * 255;
-        let fraction = (0..WEIGHT_BITS).rev().find(|&bits| most >> (WEIGHT_BITS - bits) < i64::from(ONE))?;
-        for stretch in &mut stretches {
-            stretch.fraction = fraction;
-        }
-        let unit = |total: i64| total as f64 / f64::from(1 << (WEIGHT_BITS - fraction));
-        Some(Stretches { stretches, units: totals.into_iter().map(unit).collect() })
+        let unit = |pair: &[Stretch]| pair[0].rise() + pair[1].white() - pair[1].rise();
+        let units = stretches.windows(2).map(unit).collect();
+        Some(Stretches { stretches, units })
     }
 
     /// The stretch that ends at the centre of output `i`.
@@ -156,6 +129,30 @@ impl Stretches {
     pub(crate) fn unit(&self, i: usize) -> f64 {
         self.units[i]
     }
+}
+
+impl Stretch {
+    /// The sum of samples that are all 1.
+    fn white(&self) -> f64 {
+        (self.len << self.fraction) as f64
+    }
+
+    /// What rises of it.
+    fn rise(&self) -> f64 {
+        let ramp = (self.len * self.len.saturating_sub(1) / 2) << self.ramp_fraction;
+        (self.white() * f64::from(self.start) + ramp as f64 * f64::from(self.slope)) / f64::from(1 << 15)
+    }
+}
+
+/// As many fraction bits for a stretch as keep its sums and its slope in an `i16`.
+fn fractions(step: f64) -> Option<(u32, u32)> {
+    let len = step.ceil() as u32;
+    let fits = |sum: u32, bits: u32| sum * 255 << bits <= ONE as u32;
+    let ramp = (0..8).rev().find(|&bits| fits(len * (len - 1) / 2, bits))?;
+    // An end of the axis, half a step and perhaps half a sample, is no longer than that.
+    let sum =
+        (0..8).rev().find(|&bits| fits(len, bits) && f64::from(1 << bits) <= step * f64::from(1 << ramp))?;
+    Some((sum, ramp.min(sum)))
 }
 
 /// Scales `shape` so that it sums to [`ONE`] exactly. Rounding the running sum, not each weight,

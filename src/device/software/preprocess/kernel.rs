@@ -86,7 +86,6 @@ pub(crate) fn fold(
 ) {
     /// Columns whose sums stay in the nearest cache.
     const BLOCK: usize = 64;
-    let (start, slope) = (i32::from(stretch.start), i32::from(stretch.slope));
     let blocks = out[from..].chunks_mut(BLOCK).zip(rising[from..].chunks_mut(BLOCK));
     for (i, (out, rising)) in blocks.enumerate() {
         let (mut sum, mut ramp) = ([0i16; BLOCK], [0i16; BLOCK]);
@@ -99,12 +98,19 @@ pub(crate) fn fold(
             }
         }
         for (((&sum, &ramp), rising), out) in sum.iter().zip(&ramp).zip(rising).zip(out) {
-            let rise = (i32::from(sum) * start + i32::from(ramp) * slope) >> stretch.excess();
-            // What does not rise falls. May wrap on the way; the result is in range.
-            *out = rising.wrapping_add(sum << stretch.fraction).wrapping_sub(rise as i16);
-            *rising = rise as i16;
+            let (sum, ramp) = (sum << stretch.fraction, ramp << stretch.ramp_fraction);
+            let rise = part(sum, stretch.start) + part(ramp, stretch.slope);
+            // What does not rise falls.
+            *out = rising.wrapping_add(sum - rise);
+            *rising = rise;
         }
     }
+}
+
+/// `whole` · `weight` · 2⁻¹⁵, rounded.
+#[inline(always)]
+fn part(whole: i16, weight: i16) -> i16 {
+    ((i32::from(whole) * i32::from(weight) + (1 << 14)) >> 15) as i16
 }
 
 /// [`Isa::narrow`] from column `from` on.
