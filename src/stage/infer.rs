@@ -111,9 +111,11 @@ impl<D: Device> Infer<D> {
             }
             let taken = self.clock.now();
             self.took(taken, &batch, &meters);
+            let cpu = self.clock.thread_cpu();
             let frames = self.fill(&mut batch);
             let loaded = self.clock.now();
             meters.preprocess.record(loaded.since(taken));
+            metrics::preprocess_cpu(self.clock.thread_cpu().saturating_sub(cpu));
             if frames.is_empty() {
                 continue;
             }
