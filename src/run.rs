@@ -54,8 +54,8 @@ const MOST_FPS: u128 = 60;
 pub fn run(config: Config) -> Result<(), Fault> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let listener = http::bind(config.http.bind)?;
-    let device = Software::new(&config.model, &config.infer, config.batcher.max_batch_frames)?;
-    tracing::info!(device = device.describe(), model = device.spec().name, "Asked for the CPU, got it.");
+    let device = Software::new(&config.model, &config.infer, config.batcher.max_batch_frames, &*clock)?;
+    tracing::info!(model = device.spec().name, engine = device.describe(), "Chose the engine.");
     let spec = Arc::clone(device.spec());
     Daemon { config, device: Arc::new(device), spec, clock }.run(listener)
 }
