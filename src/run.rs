@@ -123,6 +123,12 @@ impl<D: Device> Daemon<D> {
                 let _ = handed.send(detector);
                 let curve = infer::warm_up(&mut engine, &*clock)?;
                 let slots = infer::largest_useful(&curve);
+                if curve.last().is_some_and(|rung| rung.frames > slots) {
+                    // An engine keeps the memory of the largest batch that it ever ran.
+                    drop(engine);
+                    engine = device.engine()?;
+                    engine.run(slots)?;
+                }
                 let _ = warm.send(Ready { curve, slots });
                 Infer::<D> { intake, engine, slots, results, board, clock }.run()
             })?

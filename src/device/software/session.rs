@@ -17,9 +17,6 @@ use crate::model::spec::TensorView;
 /// The environment variable that names the library, as ONNX Runtime's own tools use it.
 pub const LIBRARY_ENV: &str = "ORT_DYLIB_PATH";
 
-/// OpenVINO's name as a provider of ONNX Runtime.
-const OPENVINO: &str = "OpenVINOExecutionProvider";
-
 /// The plugin's library, inside the wheel and wherever it is put.
 const OPENVINO_LIBRARY: &str = "libonnxruntime_providers_openvino_plugin.so";
 
@@ -61,7 +58,7 @@ impl Runtime {
                 let why = first_line(&e.to_string()).to_owned();
                 fault(format!("its plugin at {} cannot be loaded: {why}", library.display()))
             })?;
-            if self.openvino_devices().next().is_none() {
+            if self.devices(Provider::OpenVino).next().is_none() {
                 let message = "its plugin offers nothing for this processor (version 1.8 knows Intel's only)";
                 return Err(Fault::new(Who::Device, "no_openvino", message));
             }
@@ -70,13 +67,14 @@ impl Runtime {
         registered.as_deref().map_err(Clone::clone)
     }
 
-    /// The processor, as OpenVINO offers it; no GPU or NPU that it may see too.
-    fn openvino_devices(&self) -> impl Iterator<Item = ort::device::Device<'_>> {
+    /// The processor, as this provider offers it; no GPU or NPU that it may see too.
+    fn devices(&self, provider: Provider) -> impl Iterator<Item = ort::device::Device<'_>> {
+        let name = match provider {
+            Provider::Cpu => "CPUExecutionProvider",
+            Provider::OpenVino => "OpenVINOExecutionProvider",
+        };
         let is_cpu = |d: &ort::device::Device<'_>| d.hardware_device().ty() == ort::memory::DeviceType::CPU;
-        self.environment
-            .devices()
-            .filter(move |d| d.ep().is_ok_and(|name| name == OPENVINO) && is_cpu(d))
-            .take(1)
+        self.environment.devices().filter(move |d| d.ep().is_ok_and(|ep| ep == name) && is_cpu(d)).take(1)
     }
 }
 
@@ -212,16 +210,17 @@ impl Session {
             // Spinning workers would take the cores that decode needs.
             .with_intra_op_spinning(false)
             .map_err(|e| bad(&e))?;
+        let mut options = Vec::new();
         if provider == Provider::OpenVino {
             runtime.openvino()?;
-            let options = [(format!("{OPENVINO}.load_config"), openvino_settings(threads))];
-            builder = builder
-                .with_devices(runtime.openvino_devices(), Some(&options))
-                .map_err(|e| bad(&e))?
-                // Else ONNX Runtime would run what OpenVINO refuses, and say nothing.
-                .with_config_entry("session.disable_cpu_ep_fallback", "1")
-                .map_err(|e| bad(&e))?;
+            options.push(("OpenVINOExecutionProvider.load_config".to_owned(), openvino_settings(threads)));
+            // Else ONNX Runtime would run what OpenVINO refuses, and say nothing.
+            builder =
+                builder.with_config_entry("session.disable_cpu_ep_fallback", "1").map_err(|e| bad(&e))?;
         }
+        // Named for the CPU too: a session without a provider takes any plugin that was ever loaded (ort asks ONNX
+        // Runtime to choose), in that plugin's own precision.
+        builder = builder.with_devices(runtime.devices(provider), Some(&options)).map_err(|e| bad(&e))?;
         let inner = builder.commit_from_memory(bytes).map_err(|e| bad(&e))?;
         let info = |o: &ort::value::Outlet| TensorInfo {
             name: o.name().to_owned(),
