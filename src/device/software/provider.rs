@@ -84,6 +84,13 @@ pub fn choose(asked: &Execution, candidate: Candidate<'_>, clock: &dyn Clock) ->
     }
 }
 
+/// A provider under trial.
+struct Running {
+    session: Session,
+    deviation: f32,
+    times: Vec<Duration>,
+}
+
 /// Opens each provider and measures them in turns, so that a noisy moment meets all of them.
 fn try_all(tried: &[Provider], candidate: Candidate<'_>, clock: &dyn Clock) -> Result<Vec<Trial>, Fault> {
     let input = Input::new(candidate.spec);
@@ -91,7 +98,7 @@ fn try_all(tried: &[Provider], candidate: Candidate<'_>, clock: &dyn Clock) -> R
     let mut cpu = candidate.open(Provider::Cpu)?;
     let truth = input.run(&mut cpu)?;
     let mut cpu = Some(cpu);
-    let mut trials: Vec<(Provider, Result<(Session, f32, Vec<Duration>), Fault>)> = Vec::new();
+    let mut trials: Vec<(Provider, Result<Running, Fault>)> = Vec::new();
     for &provider in tried {
         let opened = match provider {
             Provider::Cpu => cpu.take().map_or_else(|| candidate.open(provider), Ok),
@@ -99,25 +106,25 @@ fn try_all(tried: &[Provider], candidate: Candidate<'_>, clock: &dyn Clock) -> R
         };
         let result = opened.and_then(|mut session| {
             let outputs = input.run(&mut session)?;
-            Ok((session, deviation(&truth, &outputs), Vec::with_capacity(RUNS)))
+            Ok(Running { session, deviation: deviation(&truth, &outputs), times: Vec::with_capacity(RUNS) })
         });
         trials.push((provider, result));
     }
     drop(cpu);
     for _ in 0..RUNS {
         for (_, result) in &mut trials {
-            let Ok((session, _, times)) = result else { continue };
+            let Ok(running) = result else { continue };
             let before = clock.now();
-            let ran = input.run(session);
-            times.push(clock.now().since(before));
+            let ran = input.run(&mut running.session);
+            running.times.push(clock.now().since(before));
             if let Err(fault) = ran {
                 *result = Err(fault);
             }
         }
     }
-    let figures = |(_, deviation, mut times): (Session, f32, Vec<Duration>)| {
-        times.sort_unstable();
-        Figures { service: times[RUNS / 2], deviation }
+    let figures = |mut running: Running| {
+        running.times.sort_unstable();
+        Figures { service: running.times[RUNS / 2], deviation: running.deviation }
     };
     Ok(trials.into_iter().map(|(provider, result)| (provider, result.map(figures))).collect())
 }
