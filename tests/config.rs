@@ -40,6 +40,7 @@ impl World {
             ("my-detector.toml", ""),
             ("ca.pem", ""),
             ("video.mp4", ""),
+            ("plugin.so", ""),
             (
                 "pipelines/mjpeg.pipe",
                 "# {comment}\nsouphttpsrc location={url} ! jpegdec ! video/x-raw,format={ NV12, I420 }",
@@ -188,6 +189,8 @@ fn every_key_arrives() {
         classes = ["person", "car"]
         [infer]
         threads = 3
+        execution = ["openvino", "cpu"]
+        openvino = "plugin.so"
         [batcher]
         max_batch_frames = 8
         max_wait_ms = 0x10
