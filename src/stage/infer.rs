@@ -31,7 +31,7 @@ const MOST_FAILURES: u32 = 3;
 /// When the engine fails on a batch of blank pictures.
 pub fn warm_up<E: Engine>(engine: &mut E, clock: &dyn Clock) -> Result<Curve, Fault> {
     let mut rungs: Vec<Rung> = Vec::new();
-    let mut quickest = |engine: &mut E, rung: &mut Rung, runs: u32| -> Result<(), Fault> {
+    let quickest = |engine: &mut E, rung: &mut Rung, runs: u32| -> Result<(), Fault> {
         for _ in 0..runs {
             let before = clock.now();
             engine.run(rung.frames)?;
