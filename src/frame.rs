@@ -44,7 +44,7 @@ pub enum Fate {
     Overrun,
     /// Older than the ring's time when its turn came.
     Stale,
-    /// Thinned on purpose by the drop policy `skip-frame`.
+    /// Left out on purpose: by the drop policy `skip-frame`, by `max_fps`, or because the picture stands still.
     Skipped,
     /// The decoder could not make a sound picture of it.
     DecodeError,

@@ -96,6 +96,13 @@ impl<P> Port<P> {
         }
     }
 
+    /// A picture came in and was not used.
+    pub fn skipped(&self) {
+        let ledger = &self.shared.board.camera(self.camera).ledger;
+        ledger.admit();
+        ledger.settle(Fate::Skipped);
+    }
+
     /// The camera stopped delivering: the others need not wait for it any more.
     pub fn offline(&self) {
         self.shared.lock().batcher.offline(self.camera);

@@ -84,6 +84,9 @@ pub(super) fn config(check: &mut Check<'_>, file: &Section) -> Option<Config> {
         None => Some(None),
     };
     let log = log(check, file.section("log")?);
+    if let Some(track) = &track {
+        still_tracks(check, file, track);
+    }
     let cameras: Vec<_> = file
         .named("cameras")
         .iter()
@@ -425,10 +428,26 @@ fn camera(check: &mut Check<'_>, name: &str, section: &Section, batcher: &Sectio
         priority: if section.text("priority") == Some("bulk") { Priority::Bulk } else { Priority::Realtime },
         weight: section.int("weight") as u32,
         max_fps: section.opt_float("max_fps"),
+        still_fps: section.bool("motion_gate").then(|| section.float("still_fps")),
         stall: ms(section, "stall_ms"),
         zones: zones.into_iter().collect::<Option<_>>()?,
         lines: lines.into_iter().collect::<Option<_>>()?,
     })
+}
+
+/// A track at rest is seen only at the floor rate: if that is too low, it ends and starts again and again.
+fn still_tracks(check: &mut Check<'_>, file: &Section, track: &Track) {
+    for (name, _, section) in file.named("cameras") {
+        let least = 2.0 / track.lost.as_secs_f32();
+        if section.bool("motion_gate") && section.float("still_fps") < least {
+            let key = if section.has("still_fps") { "still_fps" } else { "motion_gate" };
+            check
+                .problems
+                .error(section.place(key), format!("camera `{name}`: tracks at rest would be lost"))
+                .label(format!("at least {least:.1} frames a second are needed"))
+                .help("a track ends when it was not seen for [track] lost_ms: raise `still_fps` or lost_ms");
+        }
+    }
 }
 
 fn zone(check: &mut Check<'_>, name: &str, section: &Section) -> Option<Zone> {

@@ -369,6 +369,14 @@ pipeline:NAME        pipelines/NAME.pipe, a GStreamer description",
             Optional("10.0"),
             "The most frames a second that are inferred, evenly spaced; the others are skipped.",
         ),
+        key(
+            "motion_gate",
+            Bool,
+            Default("false"),
+            "true: while nothing moves in the picture, only `still_fps` frames a second are inferred; the others are
+skipped. Motion anywhere brings the full rate back with the frame that shows it.",
+        ),
+        key("still_fps", Float(0.1, 100.0), Default("2.0"), "See `motion_gate`; at least 2 in [track] lost_ms."),
         key("ring_buffer_ms", Int(10, MAX_RING), Optional("300"), "As in [batcher], for this camera."),
         key("backlog_frames", Int(1, 100), Optional("3"), "As in [batcher], for this camera."),
         key(

@@ -13,6 +13,7 @@ use crate::config;
 use crate::event::Video;
 use crate::fault::Fault;
 use crate::flow::detect::OutputShape;
+use crate::flow::still::Grid;
 use crate::frame::{Frame, Size};
 use crate::model::spec::{Placement, TensorView};
 
@@ -30,6 +31,9 @@ pub trait Device: Send + Sync + 'static {
     /// # Errors
     /// A missing library or a bad model, with the remedy.
     fn engine(&self) -> Result<Self::Engine, Fault>;
+
+    /// The picture as a grid of mean luma values, for the motion gate; `None` where there is none: everything passes then.
+    fn luma_grid(pixels: &Self::Pixels) -> Option<Grid>;
 
     /// Starts a fresh source for a camera. Returns at once: pictures and trouble arrive through `sink`.
     ///

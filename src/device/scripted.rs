@@ -93,6 +93,10 @@ impl Device for Scripted {
         Ok(ScriptedEngine { script, outputs: self.outputs.clone(), ladder: (1..=self.most).collect() })
     }
 
+    fn luma_grid(_pixels: &()) -> Option<crate::flow::still::Grid> {
+        None
+    }
+
     fn open(&self, camera: &config::Camera, _sink: Sink<()>) -> Result<NoSource, Fault> {
         Err(Fault::new(
             Who::Bug,

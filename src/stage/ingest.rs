@@ -19,6 +19,7 @@ use crate::device::{Device, Happening, Picture, Sink, Source};
 use crate::event::{Draft, Kind, Reason, Video};
 use crate::fault::{Fault, Retry, Who};
 use crate::flow::retry::Backoff;
+use crate::flow::still::Gate;
 use crate::frame::{CameraId, Frame, Stamp};
 use crate::intake::Port;
 use crate::probe::{Answer, Probe, refine};
@@ -159,6 +160,7 @@ impl<D: Device> Ingest<D> {
         let stop = self.stop.clone();
         let lossless = matches!(self.camera.source, config::Source::File { realtime: false, .. });
         let mut video: Option<Video> = None;
+        let mut still = self.camera.still_fps.map(|fps| Gate::new(f64::from(fps)));
         Box::new(move |picture| {
             if video.as_ref() != Some(&picture.video) {
                 // Dropped when nobody listens: the attempt is over.
@@ -183,6 +185,12 @@ impl<D: Device> Ingest<D> {
                 pts: picture.pts,
                 wall: clock.wall().before(picture.age),
             };
+            if let (Some(gate), Some(grid)) = (&mut still, D::luma_grid(&pixels))
+                && !gate.passes(now, &grid)
+            {
+                port.skipped();
+                return;
+            }
             port.push(Frame { stamp, size: picture.size, pixels });
         })
     }

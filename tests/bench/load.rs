@@ -1,17 +1,23 @@
 //! Load from a tenth of the engine's capacity to three times it, in the simulator: fixed waits against the pacer.
 //!
-//! `cargo bench --bench load` prints a table; with `-- --csv FILE` it also writes every point, for `tests/simulate/plot.py`.
+//! `cargo bench --bench load` prints a table: at each load the fixed wait and batch with the largest goodput among those that
+//! keep the target, found by sweep, beside the pacer. With `-- --csv FILE` it also writes what `tests/simulate/plot.py` draws.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its table")]
 
 #[path = "../simulate/mod.rs"]
 mod simulate;
 
-use simulate::{Arrivals, Outcome, Steering, World, cameras, curve, ms};
+use std::fmt::Write as _;
 
-const LOADS: [f64; 13] = [0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.1, 1.3, 1.5, 2.0, 3.0];
+use simulate::{Arrivals, Outcome, Steering, World, cameras, curve, ms};
+use weir::flow::curve::Curve;
+
+const LOADS: [f64; 15] = [0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.1, 1.3, 1.5, 2.0, 2.5, 3.0];
 
 fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let mut csv = String::from("curve,target_ms,arrivals,load,steering,p50_ms,p95_ms,goodput_fps,lost\n");
     for (name, target, arrivals) in [
         ("gpu", 60.0, Arrivals::Steady),
         ("gpu", 100.0, Arrivals::Steady),
@@ -20,40 +26,65 @@ fn main() {
         ("cpu", 120.0, Arrivals::Steady),
     ] {
         let curve = curve(name);
-        println!("\n{name}, {:.0} fps, target {target} ms, {arrivals:?}", curve.capacity());
         println!(
-            "load | best fixed: Δ slots p95 goodput | paced: p95 goodput ratio fill lost Δ slots reason"
+            "\n{name}: {:.0} fps at the most; target {target} ms; {arrivals:?} cameras\n",
+            curve.capacity()
         );
+        println!(
+            "| load | best fixed: Δ ms | batch | p95 ms | fps | paced: p95 ms | fps | of the best | frames a batch | lost |"
+        );
+        println!("|---|---|---|---|---|---|---|---|---|---|");
         for load in LOADS {
             let play = |steering| World::new(cameras(load, &curve, arrivals), &curve, steering).play();
-            let mut best: Option<(f64, usize, Outcome)> = None;
-            for wait in [0.0, 5.0, 10.0, 30.0, 100.0] {
-                for rung in curve.rungs() {
-                    let outcome = play(Steering::Fixed { wait: ms(wait), slots: rung.frames });
-                    if outcome.p95() <= target
-                        && best.as_ref().is_none_or(|(.., b)| outcome.goodput() > b.goodput())
-                    {
-                        best = Some((wait, rung.frames, outcome));
-                    }
-                }
-            }
             let paced = play(Steering::Paced { target: ms(target) });
-            let pace = paced.paces.last().expect("looks").1;
-            let fixed = best.as_ref().map_or("none".to_owned(), |(wait, slots, o)| {
-                format!("{wait:>3} {slots:>2} {:>5.1} {:>6.1}", o.p95(), o.goodput())
-            });
-            let ratio = best.as_ref().map_or(f64::NAN, |(.., o)| paced.goodput() / o.goodput());
-            let flag = if best.is_some() && (paced.p95() > target || ratio < 0.97) { " <<<" } else { "" };
-            println!(
-                "{load:>4} | {fixed} | {:>5.1} {:>6.1} {ratio:>5.3} {:>4.1} {:>5.2}% {:>4.1} {:>2} {:?}{flag}",
-                paced.p95(),
-                paced.goodput(),
-                paced.fill(),
-                100.0 * paced.lost(),
-                pace.wait.as_secs_f64() * 1e3,
-                pace.slots,
-                pace.reason
-            );
+            println!("| {load} | {} |", row(best(&curve, target, play), &paced));
+            let mut point = |steering: &str, outcome: &Outcome| {
+                let _ = writeln!(
+                    csv,
+                    "{name},{target},{arrivals:?},{load},{steering},{:.2},{:.2},{:.1},{:.5}",
+                    outcome.p50(),
+                    outcome.p95(),
+                    outcome.goodput(),
+                    outcome.lost()
+                );
+            };
+            point("paced", &paced);
+            for wait in [5.0, 30.0, 100.0] {
+                let slots = curve.largest_useful();
+                point(&format!("{wait} ms"), &play(Steering::Fixed { wait: ms(wait), slots }));
+            }
         }
     }
+    if let Some(file) = args.iter().position(|arg| arg == "--csv").and_then(|at| args.get(at + 1)) {
+        std::fs::write(file, csv).unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
+}
+
+/// The fixed setting with the largest goodput that keeps the target: Δ, batch, outcome.
+fn best(curve: &Curve, target: f64, play: impl Fn(Steering) -> Outcome) -> Option<(f64, usize, Outcome)> {
+    let mut best: Option<(f64, usize, Outcome)> = None;
+    for wait in [0.0, 5.0, 10.0, 30.0, 100.0] {
+        for rung in curve.rungs() {
+            let outcome = play(Steering::Fixed { wait: ms(wait), slots: rung.frames });
+            let better = best.as_ref().is_none_or(|(.., best)| outcome.goodput() > best.goodput());
+            if outcome.p95() <= target && better {
+                best = Some((wait, rung.frames, outcome));
+            }
+        }
+    }
+    best
+}
+
+fn row(best: Option<(f64, usize, Outcome)>, paced: &Outcome) -> String {
+    let fixed = best.as_ref().map_or("none keeps it | | |".to_owned(), |(wait, slots, outcome)| {
+        format!("{wait} | {slots} | {:.0} | {:.0}", outcome.p95(), outcome.goodput())
+    });
+    let part = best.map_or("–".to_owned(), |(.., best)| format!("{:.3}", paced.goodput() / best.goodput()));
+    format!(
+        "{fixed} | {:.0} | {:.0} | {part} | {:.1} | {:.1} %",
+        paced.p95(),
+        paced.goodput(),
+        paced.fill(),
+        100.0 * paced.lost()
+    )
 }

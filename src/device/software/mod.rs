@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::device::{Device, Sink};
 use crate::fault::{Fault, Who};
+use crate::flow::still::Grid;
 use crate::model::manifest::Manifest;
 use crate::model::spec::ModelSpec;
 
@@ -97,6 +98,10 @@ impl Device for Software {
             self.choice.provider,
             self.max_batch,
         )
+    }
+
+    fn luma_grid(pixels: &pixels::Pixels) -> Option<Grid> {
+        pixels.luma_grid()
     }
 
     fn open(

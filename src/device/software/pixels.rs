@@ -6,6 +6,7 @@ use gstreamer_video::prelude::*;
 
 use super::preprocess::{ChromaSite, Geometry, Matrix, PixelFormat, Planes, Range};
 use crate::fault::{Fault, Who};
+use crate::flow::still::{self, Grid};
 use crate::frame::Size;
 
 /// One picture: the decoder's own buffer, mapped and not copied. Freed to the decoder's pool on drop.
@@ -40,6 +41,12 @@ impl Pixels {
     /// What the planes hold.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
+    }
+
+    /// For the motion gate.
+    pub fn luma_grid(&self) -> Option<Grid> {
+        let (planes, size) = (self.planes(), self.geometry.size);
+        still::grid(planes.data[0], size.width as usize, size.height as usize, planes.stride[0])
     }
 
     /// The planes.
