@@ -24,8 +24,8 @@ const MOST_FAILURES: u32 = 3;
 /// frame meets a warm engine.
 ///
 /// Climbs until [`IDLE_RUNGS`] rungs in a row did not make a frame cheaper: what lies above would only
-/// add latency, is not warmed up and not used. A rung that seems cheaper, but not by much, is measured again in turns with the
-/// best one before it: on a busy machine a doubtful gain is mostly chance, and a batch that is chosen by chance costs latency for ever.
+/// add latency, is not warmed up and not used. A rung that seems cheaper is measured again in turns with the best one before it: on
+/// a busy machine that may be chance, and a batch that is chosen by chance costs latency for ever.
 ///
 /// # Errors
 /// When the engine fails on a batch of blank pictures.
@@ -47,7 +47,7 @@ pub fn warm_up<E: Engine>(engine: &mut E, clock: &dyn Clock) -> Result<Curve, Fa
         let per_frame = |rung: &Rung| rung.service.as_secs_f64() / rung.frames as f64;
         let best = Curve::new(&rungs).largest_useful();
         if let Some(best) = rungs.iter_mut().find(|rung| rung.frames == best)
-            && DOUBTFUL.contains(&(per_frame(&rung) / per_frame(best)))
+            && per_frame(&rung) < per_frame(best)
         {
             for _ in 0..AGAIN {
                 quickest(engine, best, 1)?;
@@ -65,9 +65,7 @@ pub fn warm_up<E: Engine>(engine: &mut E, clock: &dyn Clock) -> Result<Curve, Fa
 
 /// Rungs without a gain before the climb ends: one may be a dip.
 const IDLE_RUNGS: usize = 2;
-/// A frame's price, relative to the best rung's, from which a gain is believed at once, and above which it is none.
-const DOUBTFUL: std::ops::Range<f64> = 0.75..0.96;
-/// How often a doubtful gain is measured again.
+/// How often a gain is measured again.
 const AGAIN: u32 = 5;
 
 /// What the loop needs.
