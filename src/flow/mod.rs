@@ -11,5 +11,6 @@ pub mod pace;
 pub mod retry;
 pub mod ring;
 pub mod rules;
+pub mod thin;
 pub mod track;
 pub mod window;
