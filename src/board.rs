@@ -3,7 +3,7 @@
 //! The frame ledger here is the one truth about fates (law 2): `/metrics` and the API both read it, so they
 //! cannot disagree. Counters are atomics; the few words that change rarely sit behind a mutex.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::clock::{Tick, Wall};
 use crate::event::{Reason, Video};
 use crate::flow::curve::Curve;
 use crate::flow::pace::Pace;
+use crate::flow::thin::Level;
 use crate::flow::window::{Percentiles, Window};
 use crate::frame::{CameraId, Fate};
 
@@ -105,6 +106,7 @@ pub struct Card {
     pub tracks: AtomicUsize,
     /// Fresh pipelines built since start; the first attempt counts.
     pub attempts: AtomicU64,
+    decode: AtomicU8,
     link: Mutex<Link>,
     latency: Mutex<Window>,
 }
@@ -116,6 +118,7 @@ impl Card {
             ledger: Ledger::default(),
             tracks: AtomicUsize::new(0),
             attempts: AtomicU64::new(0),
+            decode: AtomicU8::new(0),
             link: Mutex::new(Link::Connecting),
             latency: Mutex::new(Window::new(RECENT)),
         }
@@ -129,6 +132,16 @@ impl Card {
     /// Changes the state of its connection.
     pub fn set_link(&self, link: Link) {
         *lock(&self.link) = link;
+    }
+
+    /// What is decoded of it.
+    pub fn decode(&self) -> Level {
+        Level::ALL[usize::from(self.decode.load(Relaxed)) % Level::ALL.len()]
+    }
+
+    /// Changes what is decoded of it.
+    pub fn set_decode(&self, level: Level) {
+        self.decode.store(level as u8, Relaxed);
     }
 
     /// Notes one frame's time from arrival to its events.

@@ -44,7 +44,8 @@ pub enum Fate {
     Overrun,
     /// Older than the ring's time when its turn came.
     Stale,
-    /// Left out on purpose: by the drop policy `skip-frame`, by `max_fps`, or because the picture stands still.
+    /// Left out on purpose: by the drop policy `skip-frame`, by `max_fps`, because the picture stands still, or not even
+    /// decoded because it would have been lost ([`crate::flow::thin`]).
     Skipped,
     /// The decoder could not make a sound picture of it.
     DecodeError,

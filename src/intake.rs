@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::board::Board;
 use crate::clock::{Bell, Clock, Waiter, bell};
 use crate::flow::batch::{Batcher, CameraSettings, Settings, Step, Tally, Wait};
+use crate::flow::thin::{Kind, Level};
 use crate::frame::{CameraId, Fate, Frame, FrameKey};
 use crate::supervise::Beat;
 
@@ -96,7 +97,18 @@ impl<P> Port<P> {
         }
     }
 
-    /// A picture came in and was not used.
+    /// An encoded picture has come. False: it would not be used; follow it with [`Port::skipped`].
+    pub fn wants(&self, kind: Kind) -> bool {
+        let now = self.shared.clock.now();
+        let (wanted, level) = {
+            let mut rings = self.shared.lock();
+            (rings.batcher.wants(now, self.camera, kind), rings.batcher.level(self.camera))
+        };
+        self.shared.board.camera(self.camera).set_decode(level);
+        wanted
+    }
+
+    /// A picture came in and was left out on purpose.
     pub fn skipped(&self) {
         let ledger = &self.shared.board.camera(self.camera).ledger;
         ledger.admit();
@@ -106,6 +118,7 @@ impl<P> Port<P> {
     /// The camera stopped delivering: the others need not wait for it any more.
     pub fn offline(&self) {
         self.shared.lock().batcher.offline(self.camera);
+        self.shared.board.camera(self.camera).set_decode(Level::All);
         self.shared.bell.ring();
     }
 

@@ -68,7 +68,7 @@ pub fn check(cameras: &[Camera], out: &mut dyn Write) -> Result<bool, Fault> {
 fn first_picture(camera: &Camera) -> Result<Video, Fault> {
     let (seen, first) = bounded(1);
     let (happening, happenings) = bounded(64);
-    let sink = Sink { picture: Box::new(move |p| drop(seen.try_send(p.video))), happening };
+    let sink = Sink { picture: Box::new(move |p| drop(seen.try_send(p.video))), happening, gate: None };
     let _source = source::open(camera, sink)?;
     loop {
         crossbeam_channel::select! {

@@ -8,6 +8,7 @@
 //! | `weir_frames_in_total{camera}`, `weir_frames_total{camera,fate}` | counter | the [`Board`]'s ledger |
 //! | `weir_queue_frames{camera}`, `weir_camera_online{camera}` | gauge | the [`Board`] |
 //! | `weir_camera_attempts_total{camera}` | counter | the [`Board`] |
+//! | `weir_decode_level{camera}` | gauge | the [`Board`] |
 //! | `weir_stage_seconds{stage}` | histogram | [`stage`] |
 //! | `weir_stage_cpu_seconds_total{stage}` | counter | [`preprocess_cpu`] |
 //! | `weir_event_latency_seconds{camera}` | histogram | [`event_latency`] |
@@ -94,6 +95,11 @@ fn describe() {
     g!("weir_queue_frames", Unit::Count, "Frames that wait, are in the engine or are being analysed.");
     g!("weir_camera_online", Unit::Count, "1 while decoded frames arrive, else 0.");
     c!("weir_camera_attempts_total", Unit::Count, "Pipelines built, the first attempt included.");
+    g!(
+        "weir_decode_level",
+        Unit::Count,
+        "What is decoded: 0 all, 1 references and what will be used, 2 key frames."
+    );
     h!("weir_stage_seconds", Unit::Seconds, "Time that a stage works on one item.");
     h!("weir_event_latency_seconds", Unit::Seconds, "From a picture's arrival to its events.");
     h!("weir_batch_frames", Unit::Count, "Frames in a batch.");
@@ -177,6 +183,7 @@ struct CameraHandles {
     queue: Gauge,
     online: Gauge,
     attempts: Counter,
+    decode: Gauge,
 }
 
 impl BoardGauges {
@@ -219,6 +226,7 @@ impl CameraHandles {
             queue: gauge!("weir_queue_frames", "camera" => camera()),
             online: gauge!("weir_camera_online", "camera" => camera()),
             attempts: counter!("weir_camera_attempts_total", "camera" => camera()),
+            decode: gauge!("weir_decode_level", "camera" => camera()),
         }
     }
 
@@ -231,6 +239,7 @@ impl CameraHandles {
         self.queue.set(counts.in_flight() as f64);
         self.online.set(f64::from(matches!(card.link(), Link::Online { .. })));
         self.attempts.absolute(card.attempts.load(Relaxed));
+        self.decode.set(f64::from(card.decode() as u8));
     }
 }
 

@@ -64,6 +64,7 @@ impl Tryout {
             // Blocks when two wait: a file waits for the engine, so no frame is lost. An error: we have ended.
             picture: Box::new(move |picture| drop(pictures.send(picture))),
             happening,
+            gate: None,
         };
         let source = device.open(&self.camera, sink)?;
         let mut found = Vec::new();

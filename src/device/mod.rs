@@ -14,6 +14,7 @@ use crate::event::Video;
 use crate::fault::Fault;
 use crate::flow::detect::OutputShape;
 use crate::flow::still::Grid;
+use crate::flow::thin::{Coded, Pass};
 use crate::frame::{Frame, Size};
 use crate::model::spec::{Placement, TensorView};
 
@@ -57,7 +58,13 @@ pub struct Sink<P> {
     pub picture: Box<dyn FnMut(Picture<P>) + Send>,
     /// Told about everything else.
     pub happening: Sender<Happening>,
+    /// Asked about each encoded picture before it is decoded; `None`: all are. A source that cannot tell pictures apart
+    /// does not ask.
+    pub gate: Option<Gate>,
 }
+
+/// Says what is decoded. Called on the source's own thread; must not block.
+pub type Gate = Box<dyn FnMut(Coded) -> Pass + Send>;
 
 /// One decoded picture.
 #[derive(Debug)]

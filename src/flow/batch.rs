@@ -26,6 +26,9 @@
 //! in CoDel (RFC 8289): only the second one is overload, and only overload loses frames. Apart from that
 //! a full ring loses its oldest frame (`overrun`), or is thinned in the same way under `skip-frame`.
 //!
+//! What will not be used need not be decoded: [`Batcher::wants`] is asked about each encoded picture, and [`super::thin`]
+//! answers by the camera's turns.
+//!
 //! A frame costs O(log cameras). Not in here: how large a batch may be (the caller's `slots`) and how long a wait,
 //! which [`super::pace`] steers.
 
@@ -43,6 +46,7 @@ use super::cap::Cap;
 use super::curve::Curve;
 use super::interval::Interval;
 use super::ring::{Dropped, Ring};
+use super::thin::{Kind, Level, Room, Thin};
 use crate::clock::Tick;
 use crate::config::{DropPolicy, Priority};
 use crate::frame::{CameraId, Fate, FrameKey};
@@ -177,6 +181,7 @@ struct Camera<T> {
     settings: CameraSettings,
     ring: Ring<T>,
     cap: Option<Cap>,
+    thin: Thin,
     interval: Interval,
     /// When its next frame is expected.
     due: Option<Tick>,
@@ -214,17 +219,45 @@ pub struct Batcher<T> {
     chosen: Vec<CameraId>,
     dropped: Vec<Dropped<T>>,
     tally: Tally,
+    spare: Spare,
+    /// Cameras that are decoded by key frames only.
+    by_keys: usize,
 }
 
 /// Frames since the last [`Batcher::take_tally`]. What a rate cap skips is in none of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Came into a ring.
+    /// Came into a ring, or was not decoded because it would have been lost.
     pub came: u64,
     /// Of these: of realtime cameras.
     pub realtime: u64,
     /// Frames of realtime cameras that were given up for want of engine time.
     pub realtime_lost: u64,
+}
+
+/// How much of its time the engine had nothing to do, over about a second.
+#[derive(Default)]
+struct Spare {
+    since: Tick,
+    idle: Duration,
+    sent: u64,
+    /// Frames a second that it could have taken besides.
+    fps: f64,
+}
+
+impl Spare {
+    const SPAN: Duration = Duration::from_secs(1);
+
+    fn sent(&mut self, now: Tick, idle: Duration, frames: usize) {
+        let elapsed = now.since(self.since);
+        self.idle += idle;
+        if elapsed >= Self::SPAN {
+            let (idle, elapsed) = (self.idle.as_secs_f64(), elapsed.as_secs_f64());
+            self.fps = self.sent as f64 / (elapsed - idle).max(1e-3) * (idle / elapsed);
+            *self = Spare { since: now, fps: self.fps, ..Spare::default() };
+        }
+        self.sent += frames as u64;
+    }
 }
 
 impl<T> Batcher<T> {
@@ -247,6 +280,8 @@ impl<T> Batcher<T> {
             chosen: Vec::new(),
             dropped: Vec::new(),
             tally: Tally::default(),
+            spare: Spare::default(),
+            by_keys: 0,
         }
     }
 
@@ -262,7 +297,16 @@ impl<T> Batcher<T> {
         let ring = Ring::new(settings.ring, settings.max_frames);
         let turn = Turn::new(settings.priority, settings.weight);
         let cap = settings.max_fps.map(Cap::new);
-        let camera = Camera { settings, ring, cap, interval: Interval::default(), due: None, turn, share: 0 };
+        let camera = Camera {
+            settings,
+            ring,
+            cap,
+            thin: Thin::default(),
+            interval: Interval::default(),
+            due: None,
+            turn,
+            share: 0,
+        };
         let before = self.cameras[id.index()].replace(camera);
         assert!(before.is_none(), "camera {} was added twice", id.0);
     }
@@ -270,6 +314,44 @@ impl<T> Batcher<T> {
     /// From now on waits like this. Never longer than the limits given before.
     pub fn steer(&mut self, wait: Wait) {
         self.wait = wait;
+    }
+
+    /// An encoded picture of a camera has come and would be decoded now. False: it would not be used. A caller that never asks
+    /// has everything decoded. Panics when the camera was never added.
+    pub fn wants(&mut self, now: Tick, id: CameraId, kind: Kind) -> bool {
+        let now = self.advance(now);
+        let idle = self.waiting == 0 && self.free_since.is_some();
+        let room = Room { idle, fps: self.spare.fps, cameras: self.by_keys };
+        let camera = camera(&mut self.cameras, id);
+        let before = camera.thin.level() == Level::KeyFrames;
+        let useful = camera.thin.comes(now, kind, room);
+        match (before, camera.thin.level() == Level::KeyFrames) {
+            (false, true) => self.by_keys += 1,
+            (true, false) => self.by_keys -= 1,
+            _ => {}
+        }
+        let capped = camera.cap.as_ref().is_some_and(|cap| cap.is_closed(now));
+        if useful && !(kind.is_free() && capped) {
+            return true;
+        }
+        // The camera's rhythm is what it sends, not what is decoded of it.
+        camera.interval.note(now);
+        if let Some(cap) = &mut camera.cap {
+            cap.passed(now);
+        }
+        camera.due = camera.thin.due().max(camera.due);
+        if !capped {
+            let realtime = u64::from(camera.settings.priority == Priority::Realtime);
+            self.tally.came += 1;
+            self.tally.realtime += realtime;
+            self.tally.realtime_lost += realtime;
+        }
+        false
+    }
+
+    /// What is decoded of a camera.
+    pub fn level(&self, id: CameraId) -> Level {
+        self.cameras.get(id.index()).and_then(Option::as_ref).map_or(Level::All, |c| c.thin.level())
     }
 
     /// Takes in a frame that was decoded at `now`; its age counts from here. Frames of a camera come in the
@@ -296,6 +378,7 @@ impl<T> Batcher<T> {
         self.dropped.extend(camera.ring.push(now, key, item));
         self.waiting = self.waiting - before + camera.ring.len();
         let realtime = camera.settings.priority == Priority::Realtime;
+        camera.thin.lost(before + 1 - camera.ring.len());
         self.tally.came += 1;
         self.tally.realtime += u64::from(realtime);
         self.tally.realtime_lost += if realtime { (before + 1 - camera.ring.len()) as u64 } else { 0 };
@@ -325,7 +408,9 @@ impl<T> Batcher<T> {
             {
                 return Step::WaitUntil(late.min(deadline));
             }
+            let before = batch.len();
             if self.fill(slots, batch) {
+                self.spare.sent(now, now.since(free_since), batch.len() - before);
                 self.free_since = None;
                 return Step::Send;
             }
@@ -349,6 +434,8 @@ impl<T> Batcher<T> {
         let camera = camera(&mut self.cameras, id);
         camera.interval = Interval::default();
         camera.due = None;
+        self.by_keys -= usize::from(camera.thin.level() == Level::KeyFrames);
+        camera.thin.reset();
     }
 
     /// How many frames of one camera wait.
@@ -431,6 +518,8 @@ impl<T> Batcher<T> {
             let share = std::mem::take(&mut camera.share);
             batch.extend(std::iter::from_fn(|| camera.ring.pop()).take(share));
             self.waiting -= share;
+            camera.thin.sent(self.now, share);
+            camera.due = camera.thin.due().max(camera.due);
             if !camera.ring.is_empty() {
                 self.turns.put(&mut camera.turn, false, id);
             }
@@ -493,7 +582,9 @@ impl<T> Batcher<T> {
     /// So many waiting frames were given up.
     fn lost(&mut self, id: CameraId, frames: usize) {
         self.waiting -= frames;
-        if camera(&mut self.cameras, id).settings.priority == Priority::Realtime {
+        let camera = camera(&mut self.cameras, id);
+        camera.thin.lost(frames);
+        if camera.settings.priority == Priority::Realtime {
             self.tally.realtime_lost += frames as u64;
         }
     }

@@ -36,6 +36,17 @@ impl Cap {
         1.0 / self.period.as_secs_f64()
     }
 
+    /// Would a frame that comes at `now`, and every one within an interval after it, be refused? Then it need not be
+    /// decoded. A frame that is decoded later than it came is nearer to the grid point, hence the second interval.
+    pub fn is_closed(&self, now: Tick) -> bool {
+        now + self.interval.usual().unwrap_or_default() * 2 < self.next
+    }
+
+    /// A frame came and was not decoded.
+    pub fn passed(&mut self, now: Tick) {
+        self.interval.note(now);
+    }
+
     /// Is the frame of this moment kept?
     pub fn keeps(&mut self, now: Tick) -> bool {
         self.interval.note(now);

@@ -12,5 +12,6 @@ pub mod retry;
 pub mod ring;
 pub mod rules;
 pub mod still;
+pub mod thin;
 pub mod track;
 pub mod window;

@@ -45,6 +45,7 @@ fn render(shared: &Shared, place: usize, card: &Card) -> Value {
     let mut camera = card.link().to_json();
     camera.insert("name".into(), json!(&*card.name));
     camera.insert("frames".into(), frames.into());
+    camera.insert("decode".into(), json!(card.decode()));
     camera.insert("fps_in".into(), json!(shared.rates.fps_in(id)));
     camera.insert("latency_ms".into(), json!(latency));
     camera.insert("tracks".into(), card.tracks.load(Relaxed).into());

@@ -1,13 +1,14 @@
 //! `ingest`: keeps one camera alive. One thread a camera, named `cam-NAME`.
 //!
 //! Each attempt builds a fresh source. Progress is *a decoded frame*: a camera that is connected but
-//! delivers none for `stall_ms` has failed like any other. Between attempts the thread waits by
+//! delivers none for `stall_ms` has failed like any other. A picture that was left out on purpose before it was decoded
+//! counts too, as long as the decoder gives a picture for each key frame that it gets. Between attempts the thread waits by
 //! [`Backoff`], and meanwhile asks an unreachable camera whether it is back ([`Probe`]), so
 //! that long waits do not cost long outages.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
@@ -15,11 +16,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use crate::board::{Board, Card, Link};
 use crate::clock::{Clock, Tick};
 use crate::config::{self, Camera};
-use crate::device::{Device, Happening, Picture, Sink, Source};
+use crate::device::{Device, Gate, Happening, Picture, Sink, Source};
 use crate::event::{Draft, Kind, Reason, Video};
 use crate::fault::{Fault, Retry, Who};
 use crate::flow::retry::Backoff;
-use crate::flow::still::Gate;
+use crate::flow::still;
+use crate::flow::thin::{Pass, Valve};
 use crate::frame::{CameraId, Frame, Stamp};
 use crate::intake::Port;
 use crate::probe::{Answer, Probe, refine};
@@ -30,6 +32,21 @@ use crate::supervise::{Budget, panic_text};
 const LOOK: Duration = Duration::from_millis(100);
 /// A source has this long to deliver its first picture: connecting, and waiting for a key frame.
 const FIRST_PICTURE: Duration = Duration::from_secs(10);
+
+/// Pictures that can be decoded on their own, went into the decoder and did not come out: from so many on, what is not decoded
+/// says nothing about the camera's health any more. One may be on its way.
+const MOST_OWED: u32 = 2;
+
+/// Signs of life of one source.
+#[derive(Default)]
+struct Life {
+    /// When the last sound picture was decoded, in nanoseconds; 0: never.
+    decoded: AtomicU64,
+    /// When the last picture came that was left out on purpose while the decoder owed nothing.
+    thinned: AtomicU64,
+    /// See [`MOST_OWED`].
+    owed: AtomicU32,
+}
 
 /// Never sent: the end of its sender is the signal.
 pub enum Never {}
@@ -105,9 +122,10 @@ impl<D: Device> Ingest<D> {
     fn attempt(&self, backoff: &mut Backoff) -> End {
         let (happening, happenings) = bounded(64);
         let (news, videos) = bounded(16);
-        let latest = Arc::new(AtomicU64::new(0));
+        let life = Arc::new(Life::default());
         let started = self.clock.now();
-        let sink = Sink { picture: self.on_picture(news, Arc::clone(&latest)), happening };
+        let picture = self.on_picture(news, Arc::clone(&life));
+        let sink = Sink { picture, happening, gate: self.gate(Arc::clone(&life)) };
         let mut source = match self.device.open(&self.camera, sink) {
             Ok(source) => source,
             Err(fault) => return End::Failed(fault),
@@ -138,29 +156,25 @@ impl<D: Device> Ingest<D> {
                 default(LOOK) => {}
             }
             let now = self.clock.now();
-            let last = latest.load(Relaxed);
+            let last = life.decoded.load(Relaxed);
             if last != seen {
                 seen = last;
                 backoff.progress(now);
             }
-            if let Some(fault) = self.stalled(now, started, last) {
+            if let Some(fault) = self.stalled(now, started, &life) {
                 return End::Failed(fault);
             }
         }
     }
 
     /// What the source's own thread does with each picture.
-    fn on_picture(
-        &self,
-        news: Sender<Video>,
-        latest: Arc<AtomicU64>,
-    ) -> Box<dyn FnMut(Picture<D::Pixels>) + Send> {
+    fn on_picture(&self, news: Sender<Video>, life: Arc<Life>) -> Box<dyn FnMut(Picture<D::Pixels>) + Send> {
         let port = self.port.clone();
         let clock = Arc::clone(&self.clock);
         let stop = self.stop.clone();
-        let lossless = matches!(self.camera.source, config::Source::File { realtime: false, .. });
+        let lossless = self.is_lossless();
         let mut video: Option<Video> = None;
-        let mut still = self.camera.still_fps.map(|fps| Gate::new(f64::from(fps)));
+        let mut still = self.camera.still_fps.map(|fps| still::Gate::new(f64::from(fps)));
         Box::new(move |picture| {
             if video.as_ref() != Some(&picture.video) {
                 // Dropped when nobody listens: the attempt is over.
@@ -178,7 +192,8 @@ impl<D: Device> Ingest<D> {
                 return;
             };
             // A picture that nobody can use is no progress, so only sound ones count.
-            latest.store(now.as_nanos(), Relaxed);
+            life.decoded.store(now.as_nanos(), Relaxed);
+            life.owed.store(0, Relaxed);
             let stamp = Stamp {
                 arrived: now - picture.age,
                 decoded: now,
@@ -195,11 +210,42 @@ impl<D: Device> Ingest<D> {
         })
     }
 
-    fn stalled(&self, now: Tick, started: Tick, last: u64) -> Option<Fault> {
+    fn is_lossless(&self) -> bool {
+        matches!(self.camera.source, config::Source::File { realtime: false, .. })
+    }
+
+    /// What the source asks before it decodes a picture.
+    fn gate(&self, life: Arc<Life>) -> Option<Gate> {
+        if self.is_lossless() {
+            return None;
+        }
+        let (port, clock) = (self.port.clone(), Arc::clone(&self.clock));
+        let mut valve = Valve::default();
+        Some(Box::new(move |unit| {
+            let pass = valve.pass(unit, |kind| port.wants(kind));
+            if pass == Pass::Decode {
+                if unit.kind.stands_alone() && unit.starts {
+                    life.owed.fetch_add(1, Relaxed);
+                }
+                return pass;
+            }
+            if unit.starts {
+                port.skipped();
+            }
+            if life.owed.load(Relaxed) < MOST_OWED {
+                life.thinned.store(clock.now().as_nanos(), Relaxed);
+            }
+            pass
+        }))
+    }
+
+    fn stalled(&self, now: Tick, started: Tick, life: &Life) -> Option<Fault> {
         if matches!(self.camera.source, config::Source::File { .. }) {
             return None;
         }
-        let (silence, limit, what) = if last == 0 {
+        let decoded = life.decoded.load(Relaxed);
+        let last = decoded.max(life.thinned.load(Relaxed));
+        let (silence, limit, what) = if decoded == 0 {
             (now.since(started), FIRST_PICTURE.max(self.camera.stall), "no picture since it was connected")
         } else {
             (now.since(Tick::from_nanos(last)), self.camera.stall, "no picture")

@@ -1,5 +1,6 @@
 //! The CPU: GStreamer decodes (libav), we preprocess, ONNX Runtime infers.
 
+pub mod access_unit;
 pub mod engine;
 pub mod pixels;
 pub mod preprocess;

@@ -15,14 +15,16 @@ use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 use secrecy::ExposeSecret;
 
+use super::access_unit::Reader;
 use super::pixels::{self, Pixels};
 use super::preprocess::ChromaSite;
 use super::usb;
 use crate::clock::Pts;
 use crate::config::{self, Transport};
-use crate::device::{Happening, Picture, Sink};
+use crate::device::{Gate, Happening, Picture, Sink};
 use crate::event::Video;
 use crate::fault::{Fault, Retry, Who};
+use crate::flow::thin::Pass;
 use crate::frame::Size;
 
 const RTSP: &str = include_str!("../../../pipelines/rtsp.pipe");
@@ -65,7 +67,7 @@ impl crate::device::Source for SoftwareSource {
 ///
 /// # Errors
 /// When GStreamer cannot build the description.
-pub fn open(camera: &config::Camera, sink: Sink<Pixels>) -> Result<SoftwareSource, Fault> {
+pub fn open(camera: &config::Camera, mut sink: Sink<Pixels>) -> Result<SoftwareSource, Fault> {
     gst::init().map_err(|e| broken(&camera.name, &format!("GStreamer does not start: {e}")))?;
     let description = description(&camera.source, &camera.name)?;
     let pipeline = gst::parse::launch(&description)
@@ -75,7 +77,7 @@ pub fn open(camera: &config::Camera, sink: Sink<Pixels>) -> Result<SoftwareSourc
     // From here on an early return must stop the pipeline first: the guard does.
     let source = SoftwareSource { pipeline };
     let live = configure(&source.pipeline, camera)?;
-    let codec = watch_decoders(&source.pipeline);
+    let codec = watch_decoders(&source.pipeline, sink.gate.take());
     let frames = source
         .pipeline
         .by_name("frames")
@@ -201,8 +203,9 @@ fn select_first_video(source: &gst::Element) {
     });
 }
 
-/// Sets up decoders as decodebin makes them, and notes which codec they read.
-fn watch_decoders(pipeline: &gst::Pipeline) -> Arc<Mutex<String>> {
+/// Sets up decoders as decodebin makes them, notes which codec they read, and has the gate asked before them.
+fn watch_decoders(pipeline: &gst::Pipeline, gate: Option<Gate>) -> Arc<Mutex<String>> {
+    let gate = gate.map(|gate| Arc::new(Mutex::new(gate)));
     let codec = Arc::new(Mutex::new(String::from("raw")));
     let noted = Arc::clone(&codec);
     pipeline.connect_deep_element_added(move |_, _, element| {
@@ -222,17 +225,70 @@ fn watch_decoders(pipeline: &gst::Pipeline) -> Arc<Mutex<String>> {
         }
         let noted = Arc::clone(&noted);
         if let Some(pad) = element.static_pad("sink") {
-            pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+            let gate = gate.clone();
+            let reader = Mutex::new(None);
+            let kinds = gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::BUFFER;
+            pad.add_probe(kinds, move |pad, info| {
                 if let Some(gst::EventView::Caps(caps)) = info.event().map(|e| e.view())
                     && let Some(structure) = caps.caps().structure(0)
                 {
                     *noted.lock().unwrap_or_else(PoisonError::into_inner) = codec_name(structure.name());
+                    *reader.lock().unwrap_or_else(PoisonError::into_inner) = reader_of(structure);
                 }
-                gst::PadProbeReturn::Ok
+                let refused = gate
+                    .as_ref()
+                    .zip(info.buffer())
+                    .is_some_and(|(gate, buffer)| !passes(pad, buffer, &reader, gate));
+                if !refused {
+                    return gst::PadProbeReturn::Ok;
+                }
+                info.flow_res = Ok(gst::FlowSuccess::Ok);
+                // Not `Drop`: gstreamer-rs frees the buffer itself then, and GStreamer before 1.24.8 complains of it.
+                gst::PadProbeReturn::Handled
             });
         }
     });
     codec
+}
+
+/// For streams whose access units are whole frames. Of fields only one might be left out, which leaves half a picture.
+fn reader_of(caps: &gst::StructureRef) -> Option<Reader> {
+    let text = |field: &str| caps.get::<&str>(field).ok();
+    let framed = text("alignment").is_none_or(|alignment| alignment == "au")
+        && text("interlace-mode").is_none_or(|mode| mode == "progressive")
+        && text("coded-picture-structure").is_none_or(|structure| structure == "frame");
+    let data = caps.get::<gst::Buffer>("codec_data").ok();
+    let data = data.as_ref().and_then(|data| data.map_readable().ok());
+    framed.then(|| Reader::new(caps.name(), text("stream-format"), data.as_deref())).flatten()
+}
+
+/// Asks the gate, where there is a picture.
+fn passes(
+    pad: &gst::Pad,
+    buffer: &gst::BufferRef,
+    reader: &Mutex<Option<Reader>>,
+    gate: &Mutex<Gate>,
+) -> bool {
+    let unit = {
+        let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = buffer.map_readable();
+        reader.as_mut().zip(bytes.ok()).and_then(|(reader, bytes)| reader.read(&bytes))
+    };
+    let Some(unit) = unit else { return true };
+    let pass = gate.lock().unwrap_or_else(PoisonError::into_inner)(unit);
+    match pass {
+        Pass::Decode => true,
+        Pass::Skip => false,
+        Pass::Drain => {
+            // A decoder that puts pictures in order holds the last ones back until more come, which may take seconds now; a gap
+            // makes it give them out.
+            if let Some(pts) = buffer.pts() {
+                // Refused only while the pipeline is being taken down.
+                let _ = pad.send_event(gst::event::Gap::new(pts, buffer.duration()));
+            }
+            false
+        }
+    }
 }
 
 fn codec_name(media_type: &str) -> String {

@@ -1,0 +1,275 @@
+//! Thinning before decode, on real streams: what is left out is not missed by what is decoded, and a daemon whose engine
+//! is the limit decodes less and infers as much.
+
+#![allow(clippy::print_stdout, reason = "a test says what it measured")]
+
+#[path = "support/daemon.rs"]
+mod daemon;
+#[path = "support/wait.rs"]
+mod wait;
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use daemon::{Daemon, Sim, ready};
+use serde_json::Value;
+use weir::config::{Camera, DropPolicy, Priority, Source};
+use weir::device::software::source;
+use weir::device::{Gate, Happening, Sink};
+use weir::flow::thin::{Coded, Kind, Valve};
+
+/// A clip of moving picture; `args` choose the encoder.
+fn encode(dir: &Path, name: &str, args: &[&str]) -> PathBuf {
+    let clip = dir.join(name);
+    let made = Command::new("ffmpeg")
+        .args(["-v", "error", "-f", "lavfi", "-i", "testsrc2=size=320x240:rate=15", "-frames:v", "150"])
+        .args(["-pix_fmt", "yuv420p"])
+        .args(args)
+        .arg(&clip)
+        .status();
+    assert!(made.is_ok_and(|s| s.success()), "ffmpeg makes {}", clip.display());
+    clip
+}
+
+/// A checksum of each decoded picture's luma, by its time in the stream; and the time at which it came out, counted in
+/// pictures that had come in.
+type Pictures = BTreeMap<u64, (u64, usize)>;
+
+/// Plays a file to its end. `wanted` is asked about each picture.
+fn decode(
+    clip: &Path,
+    mut wanted: impl FnMut(usize, Coded) -> bool + Send + 'static,
+) -> (Pictures, Vec<Coded>) {
+    let camera = Camera {
+        name: "clip".into(),
+        source: Source::File { path: clip.to_owned(), repeat: false, realtime: false },
+        ring: Duration::from_secs(1),
+        drop_policy: DropPolicy::Oldest,
+        backlog_frames: 3,
+        priority: Priority::Realtime,
+        weight: 1,
+        max_fps: None,
+        stall: Duration::from_secs(3),
+        zones: Vec::new(),
+        lines: Vec::new(),
+    };
+    let (pictures, units) = (Arc::new(Mutex::new(Pictures::new())), Arc::new(Mutex::new(Vec::new())));
+    let (into, came) = (Arc::clone(&pictures), Arc::clone(&units));
+    let (seen, mut valve) = (Arc::clone(&units), Valve::default());
+    let gate: Gate = Box::new(move |unit| {
+        let number = seen.lock().unwrap().len();
+        seen.lock().unwrap().push(unit);
+        valve.pass(unit, |_| wanted(number, unit))
+    });
+    let (happening, happenings) = crossbeam_channel::bounded(64);
+    let picture = Box::new(move |picture: weir::device::Picture<weir::device::software::pixels::Pixels>| {
+        let pixels = picture.pixels.expect("a sound picture");
+        let planes = pixels.planes();
+        let (width, mut hash) = (picture.size.width as usize, DefaultHasher::new());
+        for row in planes.data[0].chunks(planes.stride[0]).take(picture.size.height as usize) {
+            row[..width].hash(&mut hash);
+        }
+        let came = came.lock().unwrap().len();
+        into.lock().unwrap().insert(picture.pts.expect("it has a time").0, (hash.finish(), came));
+    });
+    let running = source::open(&camera, Sink { picture, happening, gate: Some(gate) }).unwrap();
+    loop {
+        match happenings.recv_timeout(Duration::from_secs(60)).expect("the file ends") {
+            Happening::Ended => break,
+            Happening::Undecodable => panic!("{}: something cannot be decoded", clip.display()),
+            Happening::Failed(fault) => panic!("{}: {fault}", clip.display()),
+        }
+    }
+    drop(running);
+    let taken = (std::mem::take(&mut *pictures.lock().unwrap()), std::mem::take(&mut *units.lock().unwrap()));
+    taken
+}
+
+/// Streams as cameras send them: the name, the encoder's arguments, whether some pictures are disposable.
+const STREAMS: [(&str, &[&str], bool); 8] = [
+    ("plain.mp4", &["-c:v", "libx264", "-bf", "0", "-g", "15"], false),
+    ("b-frames.mp4", &["-c:v", "libx264", "-bf", "2", "-g", "15"], true),
+    (
+        "pyramid.mp4",
+        &["-c:v", "libx264", "-bf", "5", "-x264-params", "b-pyramid=normal:keyint=30:open-gop=1"],
+        true,
+    ),
+    ("slices.mp4", &["-c:v", "libx264", "-bf", "2", "-g", "30", "-x264-params", "slices=4"], true),
+    ("b-frames.ts", &["-c:v", "libx264", "-bf", "2", "-g", "15"], true),
+    ("h265.mp4", &["-c:v", "libx265", "-x265-params", "log-level=error:keyint=15:min-keyint=15"], true),
+    (
+        "h265-closed.mp4",
+        &["-c:v", "libx265", "-x265-params", "log-level=error:keyint=15:open-gop=0:temporal-layers=2"],
+        true,
+    ),
+    ("mjpeg.avi", &["-c:v", "mjpeg", "-q:v", "3"], true),
+];
+
+#[test]
+fn what_is_decoded_is_the_same_whatever_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, args, disposable) in STREAMS {
+        let clip = encode(dir.path(), name, args);
+        let (full, units) = decode(&clip, |_, _| true);
+        assert_eq!((full.len(), units.len()), (150, 150), "{name}");
+        let count = |kind| units.iter().filter(|unit| unit.kind == kind).count();
+        let free = units.iter().filter(|unit| unit.kind.is_free()).count();
+        println!(
+            "{name}: {} key, {} references, {free} disposable or single",
+            count(Kind::Key),
+            count(Kind::Reference)
+        );
+        assert_eq!(free > 0, disposable, "{name}");
+
+        let check =
+            |what: &str, wanted: Box<dyn FnMut(usize, Coded) -> bool + Send>, least: usize, most: usize| {
+                let (some, _) = decode(&clip, wanted);
+                println!("{name}, {what}: {} of {}", some.len(), full.len());
+                assert!((least..=most).contains(&some.len()), "{name}, {what}: {} pictures", some.len());
+                for (pts, (hash, _)) in &some {
+                    assert_eq!(full.get(pts).map(|(hash, _)| hash), Some(hash), "{name}, {what}: at {pts}");
+                }
+                some
+            };
+        let references = 150 - free;
+        check("references only", Box::new(|_, unit| !unit.kind.is_free()), references, references);
+        let mut rng = fastrand::Rng::with_seed(3);
+        check(
+            "some disposable",
+            Box::new(move |_, unit| !unit.kind.is_free() || rng.bool()),
+            references + free / 4,
+            149.max(references),
+        );
+        if count(Kind::Key) > 3 {
+            // Key frames only between two moments, as the flow changes it: at key frames.
+            let mut keys_only = false;
+            let some = check(
+                "key frames only for a while",
+                Box::new(move |number, unit| {
+                    if unit.kind == Kind::Key {
+                        keys_only = (45..90).contains(&number);
+                    }
+                    unit.kind == Kind::Key || !keys_only
+                }),
+                60,
+                125,
+            );
+            // A key frame alone comes out at once: the picture after it has come, and not the next key frame.
+            for (at, unit) in
+                units.iter().enumerate().filter(|(at, unit)| (45..75).contains(at) && unit.kind == Kind::Key)
+            {
+                let out = some.values().filter(|(_, came)| (at + 1..=at + 2).contains(came)).count();
+                assert!(out >= 1, "{name}: key frame {at} ({unit:?}) was held back: {some:?}");
+            }
+        }
+    }
+}
+
+/// One daemon at a time: each of them wants the whole machine.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn count(camera: &Value, fate: &str) -> u64 {
+    camera["frames"][fate].as_u64().unwrap_or_else(|| panic!("{fate} is missing in {camera}"))
+}
+
+/// Frames in, inferred, and not decoded, of all cameras; the levels. Checks the balance.
+fn read(daemon: &Daemon, cameras: usize) -> ([u64; 3], Vec<String>) {
+    let (mut sums, mut levels) = ([0; 3], Vec::new());
+    for n in 0..cameras {
+        let camera = daemon.camera(&format!("c{n}"));
+        let fates = ["inferred", "overrun", "stale", "skipped", "decode_error", "failed"];
+        let sum: u64 = fates.iter().map(|fate| count(&camera, fate)).sum();
+        assert_eq!(count(&camera, "in"), sum + count(&camera, "in_flight"), "{camera}");
+        assert_eq!(camera["state"], "online", "{camera}");
+        for (sum, fate) in sums.iter_mut().zip(["in", "inferred", "skipped"]) {
+            *sum += count(&camera, fate);
+        }
+        levels.push(camera["decode"].as_str().expect("a level").to_owned());
+    }
+    (sums, levels)
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "other processes have no clock of ours")]
+fn a_saturated_daemon_decodes_what_it_uses() {
+    if !ready("a_saturated_daemon_decodes_what_it_uses") {
+        return;
+    }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = tempfile::tempdir().unwrap();
+    for (name, args, thinned) in [
+        ("b-frames.mp4", &["-c:v", "libx264", "-bf", "2", "-g", "60", "-x264-params", "b-adapt=0"][..], true),
+        ("plain.mp4", &["-c:v", "libx264", "-bf", "0", "-g", "60"], false),
+    ] {
+        let clip = encode(dir.path(), name, args);
+        let sims: Vec<Sim> =
+            (0..6).map(|_| Sim::start(&["--file", clip.to_str().unwrap(), "--fps", "30"])).collect();
+        let sources: String = sims
+            .iter()
+            .enumerate()
+            .map(|(n, sim)| format!("[cameras.c{n}]\nsource = {:?}\n", sim.url))
+            .collect();
+        // One frame at a time on one thread: six cameras of 30 fps are far more than it can do.
+        let daemon =
+            Daemon::start(&format!("[infer]\nthreads = 1\n[batcher]\nmax_batch_frames = 1\n{sources}"));
+        (0..sims.len()).for_each(|n| drop(daemon.wait_state(&format!("c{n}"), "online")));
+        std::thread::sleep(Duration::from_secs(3));
+        let (before, _) = read(&daemon, sims.len());
+        std::thread::sleep(Duration::from_secs(6));
+        let (after, levels) = read(&daemon, sims.len());
+        let [came, inferred, skipped] = [0, 1, 2].map(|i| after[i] - before[i]);
+        println!("{name}: {came} in, {inferred} inferred, {skipped} not decoded, {levels:?}");
+        assert!(inferred > 0 && came > 3 * inferred, "{name}: the engine is not the limit");
+        if thinned {
+            // Two thirds of the pictures are B-frames.
+            assert!(skipped * 4 > came, "{name}: {skipped} of {came}");
+            assert!(levels.iter().all(|level| level == "references"), "{levels:?}");
+        } else {
+            assert_eq!(skipped, 0, "{name}: every picture is a reference");
+            assert!(levels.iter().all(|level| level == "all"), "{levels:?}");
+        }
+        let metrics = daemon.get("/metrics").unwrap();
+        let level = if thinned { 1 } else { 0 };
+        assert!(metrics.contains(&format!("weir_decode_level{{camera=\"c0\"}} {level}")), "{metrics}");
+    }
+}
+
+/// Cameras with a key frame every second and all else references, on an engine that gives each less than one frame a second.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "other processes have no clock of ours")]
+fn a_camera_far_behind_stays_online_on_its_key_frames() {
+    if !ready("a_camera_far_behind_stays_online_on_its_key_frames") {
+        return;
+    }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = tempfile::tempdir().unwrap();
+    // With B-frames and a decoder that puts pictures in order: a key frame must not be held back until the next one.
+    let clip = encode(
+        dir.path(),
+        "far.mp4",
+        &["-c:v", "libx264", "-bf", "1", "-g", "15", "-x264-params", "scenecut=0"],
+    );
+    let sim = Sim::start(&["--file", clip.to_str().unwrap(), "--fps", "60"]);
+    let sources: String = (0..16).map(|n| format!("[cameras.c{n}]\nsource = {:?}\n", sim.url)).collect();
+    let daemon = Daemon::start(&format!("[infer]\nthreads = 1\n[batcher]\nmax_batch_frames = 1\n{sources}"));
+    (0..16).for_each(|n| drop(daemon.wait_state(&format!("c{n}"), "online")));
+    let behind = wait::until("cameras are decoded by key frames", || {
+        let (_, levels) = read(&daemon, 16);
+        (levels.iter().filter(|level| *level == "key_frames").count() >= 8).then_some(levels)
+    });
+    println!("{behind:?}");
+    let (before, _) = read(&daemon, 16);
+    // Longer than `stall_ms`: what is left out is no silence.
+    std::thread::sleep(Duration::from_secs(5));
+    let (after, levels) = read(&daemon, 16);
+    let [came, inferred, skipped] = [0, 1, 2].map(|i| after[i] - before[i]);
+    println!("{came} in, {inferred} inferred, {skipped} not decoded, {levels:?}");
+    assert!(skipped * 2 > came, "{skipped} of {came}");
+    for n in 0..16 {
+        assert_eq!(daemon.camera(&format!("c{n}"))["attempts"], 1, "no reconnect");
+    }
+}
