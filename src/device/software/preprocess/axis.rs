@@ -144,14 +144,15 @@ impl Stretch {
     }
 }
 
-/// As many fraction bits for a stretch as keep its sums and its slope in an `i16`.
+/// As many fraction bits for a stretch as keep its sums in an `i16`. Then the slope is in one as well: for no
+/// step is it more than 1.
 fn fractions(step: f64) -> Option<(u32, u32)> {
     let len = step.ceil() as u32;
-    let fits = |sum: u32, bits: u32| sum * 255 << bits <= ONE as u32;
+    let fits = |sum: u32, bits: u32| (sum * 255) << bits <= ONE as u32;
     let ramp = (0..8).rev().find(|&bits| fits(len * (len - 1) / 2, bits))?;
-    // An end of the axis, half a step and perhaps half a sample, is no longer than that.
-    let sum =
-        (0..8).rev().find(|&bits| fits(len, bits) && f64::from(1 << bits) <= step * f64::from(1 << ramp))?;
+    // No stretch is longer, the ends (half a step, perhaps half a sample more) included; nor do the
+    // weights of an output add up to more.
+    let sum = (0..8).rev().find(|&bits| fits(len, bits))?;
     Some((sum, ramp.min(sum)))
 }
 
