@@ -25,6 +25,7 @@ pub mod device;
 pub mod flow;
 pub mod intake;
 pub mod probe;
+pub mod request;
 pub mod stage;
 
 pub mod board;

@@ -111,7 +111,7 @@ impl<D: Device> Infer<D> {
             }
             let taken = self.clock.now();
             self.took(taken, &batch, &meters);
-            let frames = self.fill(&mut batch);
+            let frames = self.fill(taken, &mut batch);
             let loaded = self.clock.now();
             meters.preprocess.record(loaded.since(taken));
             if frames.is_empty() {
@@ -169,10 +169,16 @@ impl<D: Device> Infer<D> {
         }
     }
 
-    /// Loads each frame into the engine; those that cannot be used fail alone. Pixels are freed here.
-    fn fill(&mut self, batch: &mut Vec<(FrameKey, Frame<D::Pixels>)>) -> Vec<Analyzable> {
+    /// Loads each frame into the engine; those that cannot be used fail alone, and a request for which the answer would
+    /// come too late is left out. Pixels are freed here.
+    fn fill(&mut self, now: Tick, batch: &mut Vec<(FrameKey, Frame<D::Pixels>)>) -> Vec<Analyzable> {
         let mut frames: Vec<Analyzable> = Vec::with_capacity(batch.len());
+        let done = now + self.pacer.curve().service(batch.len());
         for (key, frame) in batch.drain(..) {
+            if !self.board.requests.take(key, now, done) {
+                self.board.settle(key, Fate::Stale);
+                continue;
+            }
             match self.engine.load(frames.len(), &frame) {
                 Ok(place) => frames.push(Analyzable { key, stamp: frame.stamp, size: frame.size, place }),
                 Err(fault) => {
@@ -186,7 +192,7 @@ impl<D: Device> Infer<D> {
 
     fn fail(&self, keys: impl IntoIterator<Item = FrameKey>) {
         for key in keys {
-            self.board.camera(key.camera).ledger.settle(Fate::Failed);
+            self.board.settle(key, Fate::Failed);
         }
     }
 }

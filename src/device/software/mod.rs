@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::config;
 use crate::device::{Device, Sink};
 use crate::fault::{Fault, Who};
+use crate::frame::Still;
 use crate::model::manifest::Manifest;
 use crate::model::spec::ModelSpec;
 
@@ -81,5 +82,9 @@ impl Device for Software {
         sink: Sink<pixels::Pixels>,
     ) -> Result<source::SoftwareSource, Fault> {
         source::open(camera, sink)
+    }
+
+    fn picture(&self, still: Still) -> Result<pixels::Pixels, Fault> {
+        Ok(pixels::Pixels::still(still))
     }
 }
