@@ -205,6 +205,14 @@ fn every_key_arrives() {
         bind = "[::1]:0"
         max_sse_clients = 7
         sse_heartbeat_s = 5
+        max_pending_requests = 9
+        max_image_mb = 3
+        max_image_megapixels = 2
+        token_file = "secret"
+        [tenants.lab]
+        max_pending_requests = 4
+        max_fps = 2.5
+        [tenants.shop]
         [mqtt]
         url = "mqtts://broker.example"
         ca_file = "ca.pem"
@@ -248,6 +256,7 @@ fn every_key_arrives() {
     assert_eq!(names, ["zulu", "alpha", "mike"]);
     assert_eq!(config.cameras[1].ring, Duration::from_millis(500), "from [batcher]");
     use secrecy::ExposeSecret;
+    assert_eq!(config.http.token.as_ref().unwrap().expose_secret(), "hunter2-from-file");
     let Source::Rtsp(rtsp) = &config.cameras[0].source else { panic!("rtsp") };
     assert_eq!(rtsp.login.as_ref().unwrap().password.expose_secret(), "hunter2-from-environment");
     let login = config.mqtt.unwrap().login.unwrap();

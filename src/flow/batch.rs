@@ -443,15 +443,14 @@ impl<T> Batcher<T> {
         for id in chosen.drain(..) {
             self.thin_out(id);
             let camera = camera(&mut self.cameras, id);
+            let realtime = camera.settings.priority == Priority::Realtime;
             let share = std::mem::take(&mut camera.share);
             batch.extend(std::iter::from_fn(|| camera.ring.pop()).take(share));
             self.waiting -= share;
-            if camera.settings.priority == Priority::Realtime {
-                self.realtime_waiting -= share;
-            }
             if !camera.ring.is_empty() {
                 self.turns.put(&mut camera.turn, false, id);
             }
+            self.realtime_waiting -= if realtime { share } else { 0 };
             self.await_next(id);
         }
         self.chosen = chosen;

@@ -9,7 +9,7 @@
 //! | `/readyz` | 200 once the daemon is ready, else 503 with what is missing |
 //! | `/metrics` | Prometheus text |
 //! | `/api/v1/cameras[/NAME]` | state of the cameras |
-//! | `/api/v1/flow` | the engine's pace: S(b), wait and batch limits, p95 against the target, and why |
+//! | `/api/v1/flow` | the engine's pace: S(b), wait and batch limits, p95 against the target, and why; clients' requests |
 //! | `/api/v1/events?after=SEQ&limit=N&camera=NAME&kind=KIND` | history |
 //! | `/api/v1/events/stream?after=SEQ&camera=NAME&kind=KIND` | server-sent events |
 //! | `POST /api/v1/infer?class=C&timeout_ms=N&tenant=T` | what the network sees in a picture |

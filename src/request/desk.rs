@@ -29,8 +29,8 @@ use crate::frame::{Fate, Still};
 pub const MOST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least that a `Retry-After` says, and the most: a daemon that is stuck for longer is somebody's task.
 const RETRY_SECONDS: (u64, u64) = (1, 60);
-/// Decoding gives way to the engine and to the cameras' decoders.
-const DECODER_NICE: i32 = 10;
+/// Decoding gives way to the engine and to the cameras' decoders; when these have nothing to do, it has all it wants.
+const DECODER_NICE: i32 = 19;
 
 /// Hands a picture to the frame path; what kind of pixels that has stays behind it.
 pub type Door = Arc<dyn Fn(Priority, Still, Waiting) -> Result<(), Fault> + Send + Sync>;

@@ -162,8 +162,10 @@ impl<D: Device> Infer<D> {
 
     fn took(&mut self, now: Tick, batch: &[(FrameKey, Frame<D::Pixels>)], meters: &Meters) {
         for (key, frame) in batch {
+            // Requests may wait for seconds, and say so in their answers.
+            let Some(priority) = self.priorities.get(key.camera.index()) else { continue };
             meters.wait.record(now.since(frame.stamp.decoded));
-            if self.priorities.get(key.camera.index()) == Some(&Priority::Realtime) {
+            if *priority == Priority::Realtime {
                 self.pacer.came(now, frame.stamp.decoded.since(frame.stamp.arrived));
             }
         }

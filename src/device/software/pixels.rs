@@ -14,6 +14,10 @@ pub struct Pixels {
     geometry: Geometry,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are the larger one, which a box would cost an allocation each"
+)]
 enum Store {
     Decoder(gst_video::VideoFrame<gst_video::video_frame::Readable>),
     Still(Vec<u8>),
