@@ -146,6 +146,8 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Tick;
     /// The real-time present.
     fn wall(&self) -> Wall;
+    /// CPU time that the calling thread has used: unlike [`Clock::now`] it stands still while others run.
+    fn thread_cpu(&self) -> Duration;
     /// Parks until the bell rings or `until` is reached; for ever when there is no deadline.
     fn wait(&self, waiter: &Waiter, until: Option<Tick>) -> Woken;
 }
@@ -186,6 +188,12 @@ impl Clock for SystemClock {
         // A clock before 1970 reads as 1970: events then carry an obviously wrong time, no panic.
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Wall(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+    }
+
+    fn thread_cpu(&self) -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        // Starts at 0 with the thread, and holds less than a second of nanoseconds.
+        Duration::try_from(time).unwrap_or_default()
     }
 
     fn wait(&self, waiter: &Waiter, until: Option<Tick>) -> Woken {
@@ -246,6 +254,11 @@ impl Clock for ManualClock {
         Wall(EPOCH_NS.saturating_add(i64::try_from(self.now().0).unwrap_or(i64::MAX)))
     }
 
+    /// As if every thread worked whenever time passes.
+    fn thread_cpu(&self) -> Duration {
+        self.now().since(Tick::ZERO)
+    }
+
     fn wait(&self, waiter: &Waiter, until: Option<Tick>) -> Woken {
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -275,6 +288,19 @@ mod tests {
         assert_eq!(Tick::ZERO - Duration::from_secs(1), Tick::ZERO);
         assert_eq!(Tick::from_nanos(u64::MAX) + Duration::from_secs(1), Tick::from_nanos(u64::MAX));
         assert_eq!(Tick::ZERO.since(Tick::from_millis(5)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_thread_that_waits_uses_no_cpu_time() {
+        let clock = SystemClock::new();
+        let (_bell, waiter) = bell();
+        let (before, cpu) = (clock.now(), clock.thread_cpu());
+        clock.wait(&waiter, Some(before + Duration::from_millis(100)));
+        let waiting = clock.thread_cpu() - cpu;
+        assert!(waiting < Duration::from_millis(50), "{waiting:?} to wait 100 ms");
+        let (before, cpu) = (clock.now(), clock.thread_cpu());
+        while clock.thread_cpu() - cpu < Duration::from_millis(20) {}
+        assert!(clock.now().since(before) >= Duration::from_millis(20), "more CPU time than time");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | `weir_queue_frames{camera}`, `weir_camera_online{camera}` | gauge | the [`Board`] |
 //! | `weir_camera_attempts_total{camera}` | counter | the [`Board`] |
 //! | `weir_stage_seconds{stage}` | histogram | [`stage`] |
+//! | `weir_stage_cpu_seconds_total{stage}` | counter | [`preprocess_cpu`] |
 //! | `weir_event_latency_seconds{camera}` | histogram | [`event_latency`] |
 //! | `weir_batch_frames`, `weir_batch_wait_seconds` | histogram | [`batch_frames`], [`batch_wait`] |
 //! | `weir_engine_busy_seconds_total` | counter | [`engine_busy`] |
@@ -52,6 +53,8 @@ const WAIT_SECONDS: [f64; 9] = [1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.1, 0
 
 /// Nanoseconds of engine work. Apart from the recorder, whose counters hold whole numbers only.
 static ENGINE_BUSY: AtomicU64 = AtomicU64::new(0);
+/// The same of CPU time in the preprocess.
+static PREPROCESS_CPU: AtomicU64 = AtomicU64::new(0);
 
 /// Renders `/metrics`.
 #[derive(Clone)]
@@ -153,13 +156,17 @@ impl Exporter {
             gauge!("weir_outbox_backlog_events", "sink" => sink).set(behind as f64);
         }
         let mut page = self.0.render();
-        let busy = Duration::from_nanos(ENGINE_BUSY.load(Relaxed)).as_secs_f64();
+        let seconds = |nanos: &AtomicU64| Duration::from_nanos(nanos.load(Relaxed)).as_secs_f64();
+        let (busy, cpu) = (seconds(&ENGINE_BUSY), seconds(&PREPROCESS_CPU));
         // Writing into a String cannot fail.
         let _ = write!(
             page,
             "# HELP weir_engine_busy_seconds_total Time that the engine spent running batches.\n\
              # TYPE weir_engine_busy_seconds_total counter\n\
-             weir_engine_busy_seconds_total {busy}\n"
+             weir_engine_busy_seconds_total {busy}\n\
+             # HELP weir_stage_cpu_seconds_total CPU time of a stage that shares its thread with others.\n\
+             # TYPE weir_stage_cpu_seconds_total counter\n\
+             weir_stage_cpu_seconds_total{{stage=\"preprocess\"}} {cpu}\n"
         );
         page
     }
@@ -304,6 +311,12 @@ pub fn engine_busy(took: Duration) {
     ENGINE_BUSY.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
 }
 
+/// The preprocess has used so much CPU time. Of the other stages the thread's own time says it; this one
+/// shares its thread with the engine.
+pub fn preprocess_cpu(used: Duration) {
+    PREPROCESS_CPU.fetch_add(u64::try_from(used.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+}
+
 /// Events by kind.
 pub(crate) struct ByKind([Counter; Kind::ALL.len()]);
 
@@ -382,6 +395,7 @@ mod tests {
         batch_frames().record(4);
         batch_wait().record(Duration::from_millis(7));
         engine_busy(Duration::from_millis(1_500));
+        preprocess_cpu(Duration::from_millis(250));
         let mqtt = Mqtt::new();
         mqtt.error("refused");
         mqtt.acked.increment(1);
@@ -404,6 +418,7 @@ mod tests {
             "weir_camera_online{camera=\"door\"} 0",
             "weir_stage_seconds_bucket{stage=\"infer\",le=\"0.05\"}",
             "weir_outbox_backlog_events{sink=\"mqtt\"} 0",
+            "weir_stage_cpu_seconds_total{stage=\"preprocess\"} 0.",
         ] {
             assert!(page.lines().any(|l| l.starts_with(line)), "no `{line}` in\n{page}");
         }

@@ -59,8 +59,8 @@ const MOST_FPS: u128 = 60;
 pub fn run(config: Config) -> Result<(), Fault> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let listener = http::bind(config.http.bind)?;
-    let device = Software::new(&config.model, &config.infer, config.batcher.max_batch_frames)?;
-    tracing::info!(device = device.describe(), model = device.spec().name, "Asked for the CPU, got it.");
+    let device = Software::new(&config.model, &config.infer, config.batcher.max_batch_frames, &*clock)?;
+    tracing::info!(model = device.spec().name, engine = device.describe(), "Chose the engine.");
     let spec = Arc::clone(device.spec());
     Daemon { config, device: Arc::new(device), spec, clock }.run(listener)
 }
@@ -150,7 +150,15 @@ impl<D: Device> Daemon<D> {
                 let detector = Detector::new(&spec, &engine.outputs())?;
                 let _ = handed.send(detector);
                 let curve = infer::warm_up(&mut engine, &*clock)?;
+                let useful = curve.largest_useful();
+                if curve.rungs().last().is_some_and(|rung| rung.frames > useful) {
+                    // An engine keeps the memory of the largest batch that it ever ran.
+                    drop(engine);
+                    engine = device.engine()?;
+                    engine.run(useful)?;
+                }
                 let _ = warm.send(curve);
+                let objective = Objective { max_batch: objective.max_batch.min(useful), ..objective };
                 let pacer = Pacer::new(objective, curve);
                 Infer::<D> { intake, engine, pacer, priorities, results, board, clock }.run()
             })?

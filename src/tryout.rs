@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use serde::Serialize;
 
+use crate::clock::SystemClock;
 use crate::config::{Camera, Infer, Model};
 use crate::device::software::Software;
 use crate::device::{Device, Engine, Happening, Outputs, Picture, Sink};
@@ -53,7 +54,7 @@ impl Tryout {
     /// # Errors
     /// Whatever keeps the model or the source from working, or `out` from being written.
     pub fn run(self, out: &mut dyn Write) -> Result<(), Fault> {
-        let device = Software::new(&self.model, &self.infer, 1)?;
+        let device = Software::new(&self.model, &self.infer, 1, &SystemClock::new())?;
         let mut engine = device.engine()?;
         let mut detector = Detector::new(device.spec(), &engine.outputs())?;
         let labels = &device.spec().labels;

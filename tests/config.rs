@@ -40,6 +40,7 @@ impl World {
             ("my-detector.toml", ""),
             ("ca.pem", ""),
             ("video.mp4", ""),
+            ("plugin.so", ""),
             (
                 "pipelines/mjpeg.pipe",
                 "# {comment}\nsouphttpsrc location={url} ! jpegdec ! video/x-raw,format={ NV12, I420 }",
@@ -188,6 +189,8 @@ fn every_key_arrives() {
         classes = ["person", "car"]
         [infer]
         threads = 3
+        execution = ["openvino", "cpu"]
+        openvino = "plugin.so"
         [batcher]
         max_batch_frames = 8
         max_wait_ms = 0x10
@@ -274,6 +277,13 @@ fn a_login_in_an_address_is_taken_out_and_warned_of() {
     assert_eq!((login.user.as_str(), login.password.expose_secret()), ("admin", "p@ss/word"));
     assert!(warnings[0].remedy().contains("password_file"));
     assert!(!format!("{config:?} {warnings:?} {}", warnings[0].render(true)).contains("ss%2F"));
+}
+
+#[test]
+fn a_list_that_is_not_closed_tells_no_password() {
+    let text = format!("[infer]\nexecution = [\n{GOOD}password = \"hunter2\"\n");
+    let report = World::usual().load(&text).unwrap_err().render(false);
+    assert!(report.contains("not a value of `execution`") && !report.contains("hunter2"), "{report}");
 }
 
 #[test]

@@ -12,8 +12,8 @@ use super::env::Env;
 use super::file::{At, Section, printable};
 use super::problem::Problems;
 use super::{
-    Batcher, Camera, Config, DropPolicy, Events, Http, Infer, Line, Log, LogFormat, Model, Mqtt, MqttTls,
-    Priority, Source, Tenant, Track, Zone, secret, source,
+    Batcher, Camera, Config, DropPolicy, Events, Execution, Http, Infer, Line, Log, LogFormat, Model, Mqtt,
+    MqttTls, Priority, Provider, Source, Tenant, Track, Zone, secret, source,
 };
 
 /// What a check works with.
@@ -240,11 +240,33 @@ fn infer(check: &mut Check<'_>, section: &Section) -> Option<Infer> {
         Some(file) => Some(check.file(file, section.place("onnxruntime"), "ONNX Runtime")?),
         None => None,
     };
-    let threads = match section.int("threads") as usize {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
+    let openvino = match section.text("openvino") {
+        Some(file) => Some(check.file(file, section.place("openvino"), "OpenVINO's plugin")?),
+        None => None,
     };
-    Some(Infer { onnxruntime, threads })
+    let execution = execution(check, section)?;
+    Some(Infer { onnxruntime, execution, openvino, threads: section.int("threads") as usize })
+}
+
+fn execution(check: &mut Check<'_>, section: &Section) -> Option<Execution> {
+    let words = section.texts("execution");
+    let wrong = match words.as_slice() {
+        [only] if only == "auto" => return Some(Execution::Auto),
+        [] => "this list is empty",
+        words if words.iter().any(|word| word == "auto") => "`auto` stands alone: it tries everything",
+        words if (1..words.len()).any(|i| words[..i].contains(&words[i])) => "one of them stands twice",
+        words => {
+            let provider =
+                |word: &String| if word == "openvino" { Provider::OpenVino } else { Provider::Cpu };
+            return Some(Execution::Order(words.iter().map(provider).collect()));
+        }
+    };
+    check
+        .problems
+        .error(section.place("execution"), "`execution` does not say what runs the network")
+        .label(wrong)
+        .help("for example \"cpu\", \"auto\" or [\"openvino\", \"cpu\"]");
+    None
 }
 
 fn track(check: &mut Check<'_>, section: &Section) -> Option<Track> {

@@ -237,18 +237,17 @@ impl Reader<'_> {
                 None
             }
             (Kind::Text, DeValue::String(text)) => Some(Value::Text(text.to_string())),
-            (Kind::Word(words), DeValue::String(text)) => {
-                if words.contains(&text.as_ref()) {
-                    return Some(Value::Text(text.to_string()));
-                }
-                let problem = self
-                    .problems
-                    .error(at, format!("`{}` is not a value of `{}`", printable(text), key.name));
-                problem.help(format!("`{}` is {}", key.name, key.kind));
-                if let Some(close) = closest(text, words) {
-                    problem.label(format!("did you mean \"{close}\"?"));
-                }
-                None
+            (Kind::Word(words), DeValue::String(text)) => self.word(key, words, at, text).map(Value::Text),
+            (Kind::Words(words), DeValue::String(text)) => {
+                self.word(key, words, at, text).map(|word| Value::Texts(vec![word]))
+            }
+            (Kind::Words(words), DeValue::Array(items)) => {
+                let read = |item: &Spanned<DeValue<'_>>| match item.get_ref() {
+                    DeValue::String(text) => self.word(key, words, item.span(), text),
+                    _ => self.item(key, item),
+                };
+                let list: Vec<_> = items.iter().map(read).collect();
+                list.into_iter().collect::<Option<_>>().map(Value::Texts)
             }
             (Kind::Texts, DeValue::Array(items)) => {
                 let texts: Vec<_> = items.iter().map(|item| self.item(key, item)).collect();
@@ -310,6 +309,20 @@ impl Reader<'_> {
         }
         list.sort_by_key(|(_, at, _)| at.start);
         Value::Named(list)
+    }
+
+    fn word(&mut self, key: &Key, words: &[&'static str], at: At, text: &str) -> Option<String> {
+        if words.contains(&text) {
+            return Some(text.to_owned());
+        }
+        // In a broken file a list that is not closed swallows what follows it, passwords too.
+        let shown = if self.partial { "this".to_owned() } else { format!("`{}`", printable(text)) };
+        let problem = self.problems.error(at, format!("{shown} is not a value of `{}`", key.name));
+        problem.help(format!("`{}` is {}", key.name, key.kind));
+        if let Some(close) = closest(text, words) {
+            problem.label(format!("did you mean \"{close}\"?"));
+        }
+        None
     }
 
     fn item(&mut self, key: &Key, item: &Spanned<DeValue<'_>>) -> Option<String> {

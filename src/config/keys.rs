@@ -3,7 +3,7 @@
 //! A check that needs more than one key, or the world outside, is in [`check`](super::check).
 
 use super::schema::Absent::{Default, Optional, Required};
-use super::schema::Kind::{self, Bool, Float, Int, Named, Params, Points, Refused, Text, Texts, Word};
+use super::schema::Kind::{self, Bool, Float, Int, Named, Params, Points, Refused, Text, Texts, Word, Words};
 use super::schema::{Absent, Key, Table};
 
 const fn key(name: &'static str, kind: Kind, absent: Absent, doc: &'static str) -> Key {
@@ -84,6 +84,22 @@ static INFER: Table = Table {
             Text,
             Optional("\"/usr/lib/libonnxruntime.so\""),
             "The ONNX Runtime library. When it is not written, it is searched where `weir --help` says.",
+        ),
+        key(
+            "execution",
+            Words(&["auto", "cpu", "openvino"]),
+            Default("\"cpu\""),
+            "What runs the network. cpu: ONNX Runtime itself. openvino: Intel's plugin, for Intel processors.
+A list is an order of preference, as [\"openvino\", \"cpu\"]; what is not in it is never used.
+auto: all that are here are measured at start with this model, and the fastest one runs.
+Each must compute what cpu computes. The log says at start what was asked for and what was got.",
+        ),
+        key(
+            "openvino",
+            Text,
+            Optional("\"/usr/lib/weir/openvino/libonnxruntime_providers_openvino_plugin.so\""),
+            "OpenVINO's plugin. When it is not written: lib/weir/openvino beside the program's folder, then openvino
+in $WEIR_CACHE or ~/.cache/weir, where `cargo xtask setup --openvino` puts it.",
         ),
         key(
             "threads",

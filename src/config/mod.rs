@@ -121,8 +121,51 @@ pub struct Model {
 pub struct Infer {
     /// `onnxruntime = "…/libonnxruntime.so"`; absent: searched where `weir --help` says.
     pub onnxruntime: Option<PathBuf>,
-    /// Threads in one engine run. Default: from the machine (0 in the file means that).
+    /// `execution`: what runs the network. Default cpu.
+    pub execution: Execution,
+    /// `openvino = "…/libonnxruntime_providers_openvino_plugin.so"`; absent: searched as ONNX Runtime is.
+    pub openvino: Option<PathBuf>,
+    /// Threads in one engine run; 0: the device's own choice, which is the default.
     pub threads: usize,
+}
+
+/// What may run the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// ONNX Runtime itself.
+    Cpu,
+    /// OpenVINO, as ONNX Runtime's plugin.
+    OpenVino,
+}
+
+impl std::fmt::Display for Provider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Provider::Cpu => "cpu",
+            Provider::OpenVino => "openvino",
+        })
+    }
+}
+
+/// `execution`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// All that are here are measured at start; the fastest one runs.
+    Auto,
+    /// The first of these that works; at least one.
+    Order(Vec<Provider>),
+}
+
+impl std::fmt::Display for Execution {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Execution::Auto => f.write_str("auto"),
+            Execution::Order(order) => {
+                let names: Vec<String> = order.iter().map(ToString::to_string).collect();
+                f.write_str(&names.join(", then "))
+            }
+        }
+    }
 }
 
 /// `[batcher]`: the mission's own keys.

@@ -39,6 +39,8 @@ pub enum Kind {
     Text,
     /// One of these strings.
     Word(&'static [&'static str]),
+    /// One of these strings, or a list of them.
+    Words(&'static [&'static str]),
     /// A list of strings that are not empty.
     Texts,
     /// A list of points `[x, y]` in fractions of the picture, at least and at most so many.
@@ -102,6 +104,7 @@ impl fmt::Display for Kind {
             Kind::Int(min, max) => write!(f, "a whole number, {min}..={max}"),
             Kind::Float(min, max) => write!(f, "a number, {min}..={max}"),
             Kind::Text => f.write_str("a string"),
+            Kind::Words(words) => write!(f, "{}, or a list of them", Kind::Word(words)),
             Kind::Word(words) => {
                 for (i, word) in words.iter().enumerate() {
                     let before = match i {

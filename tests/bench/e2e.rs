@@ -1,8 +1,8 @@
 //! End to end: what a frame costs outside decode and engine, and how busy the engine is when it is the limit.
 //!
 //! `cargo bench --bench e2e [-- --seconds 20]` runs the release daemon on 1080p25 H.264 RTSP cameras of real video and prints two
-//! tables. CPU is read per thread from /proc (utime + stime), so it holds on a noisy machine; rates and latencies do
-//! not, so read those beside each other from one run.
+//! tables. CPU is read per thread from /proc (utime + stime), and the preprocess's share of the infer thread from the metrics (CPU
+//! time as well), so it holds on a noisy machine; rates and latencies do not, so read those beside each other from one run.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its table")]
 
@@ -191,7 +191,7 @@ fn reading(daemon: &Daemon, cameras: usize) -> Reading {
         frames_in: states.iter().map(|s| count(s, "in")).sum(),
         inferred: states.iter().map(|s| count(s, "inferred")).collect(),
         busy: metric("weir_engine_busy_seconds_total"),
-        preprocess: metric("weir_stage_seconds_sum{stage=\"preprocess\"}"),
+        preprocess: metric("weir_stage_cpu_seconds_total{stage=\"preprocess\"}"),
         batches: metric("weir_batch_frames_count"),
         cpu: threads(daemon.pid()),
     }

@@ -26,6 +26,7 @@ const USAGE: &str = "\
 cargo xtask COMMAND
 
   setup [--for demo|test]       install what is missing (Debian packages, ONNX Runtime, model, video)
+       [--openvino]             and OpenVINO's plugin (Intel processors; see `execution` in the configuration)
   demo [--cameras N]            four RTSP cameras, a broker and weir, with a live table; Ctrl-C ends it
        [--debug]                the debug build, which a developer has anyway
        [--seconds N]            no table; exit 0 only if frames and persons arrived everywhere they should
@@ -63,14 +64,19 @@ fn run() -> anyhow::Result<ExitCode> {
     match command.as_str() {
         "setup" => {
             let (mut purpose, mut build) = (setup::Purpose::Demo, proc::Build::Release);
+            let mut openvino = false;
             while let Some(arg) = args.next()? {
                 match arg {
                     Long("for") => purpose = args.value()?.parse_with(setup::Purpose::parse)?,
                     Long("debug") => build = proc::Build::Debug,
+                    Long("openvino") => openvino = true,
                     other => return Err(other.unexpected().into()),
                 }
             }
-            setup::run(purpose, build)?;
+            let cache = setup::run(purpose, build)?;
+            if openvino {
+                wheel::openvino(&cache)?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         "demo" => {

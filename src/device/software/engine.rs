@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::pixels::Pixels;
 use super::preprocess::{Geometry, Plan};
 use super::session::{self, Runtime, Session};
+use crate::config::Provider;
 use crate::device::{Engine, Outputs};
 use crate::fault::{Fault, Who};
 use crate::flow::detect::OutputShape;
@@ -42,9 +43,10 @@ impl SoftwareEngine {
         spec: Arc<ModelSpec>,
         bytes: &[u8],
         threads: usize,
+        provider: Provider,
         max_batch: usize,
     ) -> Result<SoftwareEngine, Fault> {
-        let session = Session::open(runtime, &spec.name, bytes, threads)?;
+        let session = Session::open_on(runtime, &spec.name, bytes, threads, provider)?;
         let batch = check_input(&session, &spec)?;
         let most = batch.unwrap_or(max_batch);
         if batch.is_some_and(|b| b != 1) {

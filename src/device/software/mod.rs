@@ -3,12 +3,14 @@
 pub mod engine;
 pub mod pixels;
 pub mod preprocess;
+pub mod provider;
 pub mod session;
 pub mod source;
 pub mod usb;
 
 use std::sync::Arc;
 
+use crate::clock::Clock;
 use crate::config;
 use crate::device::{Device, Sink};
 use crate::fault::{Fault, Who};
@@ -22,15 +24,23 @@ pub struct Software {
     spec: Arc<ModelSpec>,
     model: Vec<u8>,
     threads: usize,
+    asked: config::Execution,
+    choice: provider::Choice,
     max_batch: usize,
 }
 
 impl Software {
-    /// Loads ONNX Runtime and reads the model, so that whatever is missing is said before anything runs.
+    /// Loads ONNX Runtime, reads the model and settles on a provider, so that whatever is missing is said before
+    /// anything runs.
     ///
     /// # Errors
-    /// A missing library, manifest or model, or a model that is not the one its manifest names.
-    pub fn new(model: &config::Model, infer: &config::Infer, max_batch: usize) -> Result<Software, Fault> {
+    /// A missing library, manifest or model, a model that is not the one its manifest names, or no usable provider.
+    pub fn new(
+        model: &config::Model,
+        infer: &config::Infer,
+        max_batch: usize,
+        clock: &dyn Clock,
+    ) -> Result<Software, Fault> {
         let manifest = Manifest::load_one_fault(&model.manifest)?;
         manifest.verify(&model.file)?;
         let bytes = std::fs::read(&model.file).map_err(|e| {
@@ -40,9 +50,19 @@ impl Software {
                 format!("model {} cannot be read: {e}", model.file.display()),
             )
         })?;
-        let runtime = session::load_runtime(infer.onnxruntime.as_deref())?;
+        let runtime =
+            session::load_runtime(infer.onnxruntime.as_deref())?.with_openvino(infer.openvino.clone());
         let threads = if infer.threads == 0 { default_threads() } else { infer.threads };
-        Ok(Software { runtime, spec: Arc::new(manifest.spec), model: bytes, threads, max_batch })
+        let spec = Arc::new(manifest.spec);
+        let candidate = provider::Candidate { runtime: &runtime, spec: &spec, model: &bytes, threads };
+        let asked = infer.execution.clone();
+        let choice = provider::choose(&asked, candidate, clock)?;
+        if let config::Execution::Order(order) = &asked
+            && order.first() != Some(&choice.provider)
+        {
+            tracing::warn!("Not the execution provider that was asked for first: {}.", choice.why);
+        }
+        Ok(Software { runtime, spec, model: bytes, threads, asked, choice, max_batch })
     }
 
     /// What the manifest says.
@@ -50,9 +70,12 @@ impl Software {
         &self.spec
     }
 
-    /// For the one line at start that says what was got.
+    /// For the one line at start that says what was asked for and what was got.
     pub fn describe(&self) -> String {
-        format!("ONNX Runtime CPU, {} threads, {}", self.threads, self.runtime.library.display())
+        let (asked, got, why) = (&self.asked, self.choice.provider, &self.choice.why);
+        let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+        let (threads, library) = (self.threads, self.runtime.library.display());
+        format!("asked for {asked}, got {got}{why}; {threads} threads; ONNX Runtime at {library}")
     }
 }
 
@@ -72,6 +95,7 @@ impl Device for Software {
             Arc::clone(&self.spec),
             &self.model,
             self.threads,
+            self.choice.provider,
             self.max_batch,
         )
     }

@@ -4,16 +4,21 @@
 //! (ort's `run_async` has lost wake-ups, so it is not used).
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use ort::environment::Environment;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
+use crate::config::Provider;
 use crate::fault::{Fault, Who};
 use crate::model::spec::TensorView;
 
 /// The environment variable that names the library, as ONNX Runtime's own tools use it.
 pub const LIBRARY_ENV: &str = "ORT_DYLIB_PATH";
+
+/// The plugin's library, inside the wheel and wherever it is put.
+const OPENVINO_LIBRARY: &str = "libonnxruntime_providers_openvino_plugin.so";
 
 /// The loaded library.
 #[derive(Debug)]
@@ -21,6 +26,73 @@ pub struct Runtime {
     environment: Environment,
     /// Where it was found.
     pub library: PathBuf,
+    /// `[infer] openvino`.
+    openvino: Option<PathBuf>,
+    /// What came of loading OpenVINO's plugin, which is done once, when it is first asked for.
+    registered: OnceLock<Result<PathBuf, Fault>>,
+}
+
+impl Runtime {
+    /// The same, with OpenVINO's plugin at `path` and nowhere else.
+    #[must_use]
+    pub fn with_openvino(mut self, path: Option<PathBuf>) -> Runtime {
+        self.openvino = path;
+        self
+    }
+
+    /// Loads OpenVINO's plugin: the configured one if given, else the first of [`openvino_candidates`] that exists.
+    ///
+    /// # Errors
+    /// When it is not here, cannot be loaded, or has nothing to offer to this processor.
+    fn openvino(&self) -> Result<&Path, Fault> {
+        let registered = self.registered.get_or_init(|| {
+            let remedy = "run `cargo xtask setup --openvino`, or unpack the PyPI wheel `onnxruntime-ep-openvino` and name its \
+                 libonnxruntime_providers_openvino_plugin.so in [infer] openvino";
+            let fault =
+                |message: String| Fault::new(Who::Device, "no_openvino", message).remedy(remedy);
+            let places = self.openvino.clone().map_or_else(openvino_candidates, |path| vec![path]);
+            let Some(library) = places.iter().find(|p| p.is_file()) else {
+                return Err(fault(format!("its plugin was not found; searched: {}", listed(&places))));
+            };
+            self.environment.register_ep_library("openvino", library).map_err(|e| {
+                let why = first_line(&e.to_string()).to_owned();
+                fault(format!("its plugin at {} cannot be loaded: {why}", library.display()))
+            })?;
+            if self.devices(Provider::OpenVino).next().is_none() {
+                let message = "its plugin offers nothing for this processor (version 1.8 knows Intel's only)";
+                return Err(Fault::new(Who::Device, "no_openvino", message));
+            }
+            Ok(library.clone())
+        });
+        registered.as_deref().map_err(Clone::clone)
+    }
+
+    /// The processor, as this provider offers it; no GPU or NPU that it may see too.
+    fn devices(&self, provider: Provider) -> impl Iterator<Item = ort::device::Device<'_>> {
+        let name = match provider {
+            Provider::Cpu => "CPUExecutionProvider",
+            Provider::OpenVino => "OpenVINOExecutionProvider",
+        };
+        let is_cpu = |d: &ort::device::Device<'_>| d.hardware_device().ty() == ort::memory::DeviceType::CPU;
+        self.environment.devices().filter(move |d| d.ep().is_ok_and(|ep| ep == name) && is_cpu(d)).take(1)
+    }
+}
+
+/// Where OpenVINO's plugin is searched when the configuration does not name it: beside the binary's folder, and in
+/// the cache folder of `cargo xtask setup --openvino`.
+pub fn openvino_candidates() -> Vec<PathBuf> {
+    let mut places = Vec::new();
+    if let Ok(exe) = std::env::current_exe()
+        && let Some(root) = exe.parent().and_then(Path::parent)
+    {
+        places.push(root.join("lib/weir/openvino").join(OPENVINO_LIBRARY));
+    }
+    places.push(crate::config::cache_dir().join("openvino").join(OPENVINO_LIBRARY));
+    places
+}
+
+fn listed(places: &[PathBuf]) -> String {
+    places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// Opens ONNX Runtime: `configured` if given, else the first of [`candidates`] that exists.
@@ -35,11 +107,10 @@ pub fn load_runtime(configured: Option<&Path>) -> Result<Runtime, Fault> {
         None => candidates(),
     };
     let Some(library) = places.iter().find(|p| p.is_file()) else {
-        let list = places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
         return Err(Fault::new(
             Who::Device,
             "no_runtime",
-            format!("ONNX Runtime was not found; searched: {list}"),
+            format!("ONNX Runtime was not found; searched: {}", listed(&places)),
         )
         .remedy(REMEDY));
     };
@@ -57,7 +128,7 @@ pub fn load_runtime(configured: Option<&Path>) -> Result<Runtime, Fault> {
         .with_telemetry(false)
         .build()
         .map_err(|e| failed(&e))?;
-    Ok(Runtime { environment, library: library.clone() })
+    Ok(Runtime { environment, library: library.clone(), openvino: None, registered: OnceLock::new() })
 }
 
 /// Where the library is searched when the configuration does not name it, in this order:
@@ -106,6 +177,20 @@ impl Session {
     /// # Errors
     /// When ONNX Runtime does not accept the bytes as a model.
     pub fn open(runtime: &Runtime, name: &str, bytes: &[u8], threads: usize) -> Result<Session, Fault> {
+        Self::open_on(runtime, name, bytes, threads, Provider::Cpu)
+    }
+
+    /// The same on the provider of one's choice, and on no other: what it cannot run is an error.
+    ///
+    /// # Errors
+    /// When the provider is not here, or does not accept the whole model.
+    pub fn open_on(
+        runtime: &Runtime,
+        name: &str,
+        bytes: &[u8],
+        threads: usize,
+        provider: Provider,
+    ) -> Result<Session, Fault> {
         let bad = |e: &dyn std::fmt::Display| {
             Fault::new(
                 Who::Config,
@@ -114,7 +199,7 @@ impl Session {
             )
             .remedy("`weir model inspect FILE` says what the file is")
         };
-        let inner = ort::session::Session::builder(&runtime.environment)
+        let mut builder = ort::session::Session::builder(&runtime.environment)
             .map_err(|e| bad(&e))?
             .with_optimization_level(GraphOptimizationLevel::All)
             .map_err(|e| bad(&e))?
@@ -124,9 +209,19 @@ impl Session {
             .map_err(|e| bad(&e))?
             // Spinning workers would take the cores that decode needs.
             .with_intra_op_spinning(false)
-            .map_err(|e| bad(&e))?
-            .commit_from_memory(bytes)
             .map_err(|e| bad(&e))?;
+        let mut options = Vec::new();
+        if provider == Provider::OpenVino {
+            runtime.openvino()?;
+            options.push(("OpenVINOExecutionProvider.load_config".to_owned(), openvino_settings(threads)));
+            // Else ONNX Runtime would run what OpenVINO refuses, and say nothing.
+            builder =
+                builder.with_config_entry("session.disable_cpu_ep_fallback", "1").map_err(|e| bad(&e))?;
+        }
+        // Named for the CPU too: a session without a provider takes any plugin that was ever loaded (ort asks ONNX
+        // Runtime to choose), in that plugin's own precision.
+        builder = builder.with_devices(runtime.devices(provider), Some(&options)).map_err(|e| bad(&e))?;
+        let inner = builder.commit_from_memory(bytes).map_err(|e| bad(&e))?;
         let info = |o: &ort::value::Outlet| TensorInfo {
             name: o.name().to_owned(),
             dims: match o.dtype() {
@@ -243,6 +338,21 @@ impl Outputs {
         let data = output.all().get(slot * len..(slot + 1) * len).unwrap_or_default();
         TensorView { shape: &output.shape, data }
     }
+}
+
+/// OpenVINO's own settings, as its option `load_config` takes them; the plugin ignores its older options
+/// `precision`, `num_of_threads` and `num_streams` without a word.
+fn openvino_settings(threads: usize) -> String {
+    let settings = serde_json::json!({ "CPU": {
+        // Without it: bf16 wherever the processor has it.
+        "INFERENCE_PRECISION_HINT": "f32",
+        // One batch at a time is what we run.
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": threads.to_string(),
+        // Pinned threads would sit on the cores of decoders while others are idle.
+        "ENABLE_CPU_PINNING": "NO",
+    }});
+    settings.to_string()
 }
 
 fn first_line(text: &str) -> &str {

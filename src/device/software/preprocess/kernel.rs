@@ -2,15 +2,18 @@
 //! Both give the same bits.
 
 use super::Channel;
-use super::axis::{Axis, ONE};
+use super::axis::{Axis, ONE, Stretch};
 
 /// Fraction bits of a row between the vertical and the horizontal taps: 255 · 2⁷ fits an `i16`.
 const FRACTION: u32 = 7;
 
-/// What one code of a plane has become after both passes.
-pub(crate) const UNIT: f64 = (1 << FRACTION) as f64 * ONE as f64 * (ONE as f64 / 32768.0);
+/// What one code has become after [`Isa::mix`].
+pub(crate) const MIX_UNIT: f64 = (1 << FRACTION) as f64 * (ONE as f64 / 32768.0);
 
-/// The two loops that take the time. The bodies given here are right everywhere, and simple enough
+/// What [`Isa::narrow`] multiplies it by.
+pub(crate) const NARROW_UNIT: f64 = ONE as f64;
+
+/// The loops that take the time. The bodies given here are right everywhere, and simple enough
 /// for the compiler to vectorise.
 pub(crate) trait Isa: Copy {
     /// The vertical taps: the weighted sum of source rows from row `first` on, one a weight. Each
@@ -18,6 +21,13 @@ pub(crate) trait Isa: Copy {
     #[inline(always)]
     fn mix(self, plane: &[u8], stride: usize, (first, weights): (usize, &[i16]), out: &mut [i16]) {
         mix(plane, stride, (first, weights), out, 0);
+    }
+
+    /// The vertical taps of a shrinking axis, each source row read but once: takes one stretch, finishes
+    /// the row of the output before it in `out`, and leaves in `rising` what the output behind it gets.
+    #[inline(always)]
+    fn fold(self, plane: &[u8], stride: usize, stretch: &Stretch, rising: &mut [i16], out: &mut [i16]) {
+        fold(plane, stride, stretch, rising, out, 0);
     }
 
     /// The horizontal taps. `row` is longer than the picture by `axis.taps()`.
@@ -64,6 +74,45 @@ pub(crate) fn bias(weights: &[i16]) -> i16 {
     cut / 2
 }
 
+/// [`Isa::fold`] from column `from` on.
+#[inline(always)]
+pub(crate) fn fold(
+    plane: &[u8],
+    stride: usize,
+    stretch: &Stretch,
+    rising: &mut [i16],
+    out: &mut [i16],
+    from: usize,
+) {
+    /// Columns whose sums stay in the nearest cache.
+    const BLOCK: usize = 64;
+    let blocks = out[from..].chunks_mut(BLOCK).zip(rising[from..].chunks_mut(BLOCK));
+    for (i, (out, rising)) in blocks.enumerate() {
+        let (mut sum, mut ramp) = ([0i16; BLOCK], [0i16; BLOCK]);
+        for k in (0..stretch.len).rev() {
+            let row = &plane[(stretch.first + k) * stride + from + i * BLOCK..][..out.len()];
+            for ((sum, ramp), &sample) in sum.iter_mut().zip(&mut ramp).zip(row) {
+                *sum += i16::from(sample);
+                // Sample k is in the sum k times before sample 0 comes.
+                *ramp += if k > 0 { *sum } else { 0 };
+            }
+        }
+        for (((&sum, &ramp), rising), out) in sum.iter().zip(&ramp).zip(rising).zip(out) {
+            let (sum, ramp) = (sum << stretch.fraction, ramp << stretch.ramp_fraction);
+            let rise = part(sum, stretch.start) + part(ramp, stretch.slope);
+            // What does not rise falls.
+            *out = rising.wrapping_add(sum - rise);
+            *rising = rise;
+        }
+    }
+}
+
+/// `whole` · `weight` · 2⁻¹⁵, rounded.
+#[inline(always)]
+fn part(whole: i16, weight: i16) -> i16 {
+    ((i32::from(whole) * i32::from(weight) + (1 << 14)) >> 15) as i16
+}
+
 /// [`Isa::narrow`] from column `from` on.
 #[inline(always)]
 pub(crate) fn narrow(row: &[i16], axis: &Axis, out: &mut [f32], from: usize) {
@@ -103,6 +152,5 @@ pub(crate) fn colour_interleaved([y, u, v]: [&[f32]; 3], channels: &[Channel; 3]
 
 #[inline(always)]
 fn value(y: f32, u: f32, v: f32, c: &Channel) -> f32 {
-    let rgb = y * c.k[0] + u * c.k[1] + v * c.k[2] + c.k[3];
-    rgb.clamp(0.0, 255.0) * c.gain + c.bias
+    (y * c.k[0] + u * c.k[1] + v * c.k[2] + c.k[3]).max(c.low).min(c.high)
 }

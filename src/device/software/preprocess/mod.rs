@@ -3,7 +3,8 @@
 //!
 //! For each tensor row, the vertical taps gather source rows of Y, U and V (each in its own
 //! geometry) into one row that stays in the cache; the horizontal taps shrink that row to the
-//! tensor's width; colour, mean and std are applied to what is left.
+//! tensor's width; colour, mean and std are applied to what is left. When the picture shrinks, each
+//! source row is read once and serves two tensor rows ([`Stretches`]).
 //!
 //! The filter is a triangle whose radius grows with the shrink factor (Pillow's `BILINEAR`, torch's
 //! `antialias=True`): every source sample counts, so nothing aliases. When it enlarges it is plain
@@ -21,7 +22,7 @@ use crate::fault::{Fault, Who};
 use crate::frame::Size;
 use crate::model::spec::{Channels, InputSpec, Layout, Placement, Resize};
 
-use axis::Axis;
+use axis::{Axis, Stretches};
 use kernel::{Isa, Portable};
 
 /// How the samples lie in memory: 8 bits, 4:2:0.
@@ -87,13 +88,23 @@ pub struct Planes<'a> {
     pub stride: [usize; 3],
 }
 
-/// One output channel as a function of the fixed-point y, u, v of [`kernel`]:
-/// `clamp(y·k[0] + u·k[1] + v·k[2] + k[3], 0, 255) · gain + bias`.
+/// One output channel, mean and std included, as a function of y, u, v:
+/// `clamp(y·k[0] + u·k[1] + v·k[2] + k[3], low, high)`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Channel {
     k: [f32; 4],
-    gain: f32,
-    bias: f32,
+    /// What RGB 0 and 255 become, the smaller one first.
+    low: f32,
+    high: f32,
+}
+
+impl Channel {
+    /// For y, u and v in units of their own, as [`kernel`] leaves them.
+    #[inline(always)]
+    fn of_units(&self, [y, c]: [f32; 2]) -> Channel {
+        let [ky, ku, kv, zero] = self.k;
+        Channel { k: [ky / y, ku / c, kv / c, zero], ..*self }
+    }
 }
 
 /// Where the picture lies in the tensor, in whole tensor pixels.
@@ -130,7 +141,52 @@ pub struct Plan {
 struct Tables {
     size: (usize, usize),
     columns: Axis,
-    rows: Axis,
+    rows: Rows,
+}
+
+/// How the rows of a plane become rows of the tensor.
+#[derive(Debug)]
+enum Rows {
+    /// Each from its own samples. Right for all sizes.
+    Taps(Axis),
+    /// From sums that neighbours share: much faster, for most shrinking.
+    Shared(Stretches),
+}
+
+impl Rows {
+    /// From `len_in` rows to `len_out`, of which i is centred on (i + ½) · `step`.
+    fn new(len_in: usize, len_out: usize, step: f64) -> Rows {
+        match Stretches::new(len_in, len_out, step) {
+            Some(stretches) => Rows::Shared(stretches),
+            None => Rows::Taps(Axis::new(len_in, len_out, step, 0.0)),
+        }
+    }
+
+    /// Brings what is needed for row `row` of the tensor into `out`. Asked for each row in turn:
+    /// `rising` carries from one to the next.
+    #[inline(always)]
+    fn take(&self, isa: impl Isa, plane: (&[u8], usize), row: usize, rising: &mut [i16], out: &mut [i16]) {
+        match self {
+            Rows::Taps(axis) => isa.mix(plane.0, plane.1, axis.at(row), out),
+            Rows::Shared(stretches) => {
+                if row == 0 {
+                    // Finishes nothing: what it says of a row before the first is overwritten next.
+                    isa.fold(plane.0, plane.1, stretches.until(0), rising, out);
+                }
+                isa.fold(plane.0, plane.1, stretches.until(row + 1), rising, out);
+            }
+        }
+    }
+
+    /// What one code of row `row` is after the horizontal taps too.
+    #[inline(always)]
+    fn unit(&self, row: usize) -> f32 {
+        let unit = match self {
+            Rows::Taps(_) => kernel::MIX_UNIT,
+            Rows::Shared(stretches) => stretches.unit(row),
+        };
+        (unit * kernel::NARROW_UNIT) as f32
+    }
 }
 
 /// Rows that `run` works in, so that it allocates nothing.
@@ -140,6 +196,8 @@ struct Scratch {
     mixed: [Vec<i16>; 3],
     /// NV12's interleaved U and V after the vertical taps.
     pairs: Vec<i16>,
+    /// Per plane, for [`Rows::take`].
+    rising: [Vec<i16>; 3],
     /// Y, U, V after the horizontal taps.
     narrow: [Vec<f32>; 3],
 }
@@ -162,12 +220,12 @@ impl Plan {
         let luma = Tables {
             size: source,
             columns: Axis::new(source.0, rect.width, step.0, 0.0).padded(),
-            rows: Axis::new(source.1, rect.height, step.1, 0.0),
+            rows: Rows::new(source.1, rect.height, step.1),
         };
         let chroma = Tables {
             size: half,
             columns: Axis::new(half.0, rect.width, step.0 / 2.0, shift).padded(),
-            rows: Axis::new(half.1, rect.height, step.1 / 2.0, 0.0),
+            rows: Rows::new(half.1, rect.height, step.1 / 2.0),
         };
         let pairs = if geometry.format == PixelFormat::Nv12 { half.0 * 2 } else { 0 };
         let scratch = Scratch {
@@ -177,6 +235,8 @@ impl Plan {
                 vec![0; half.0 + chroma.columns.taps()],
             ],
             pairs: vec![0; pairs],
+            // NV12's pairs use the second.
+            rising: [vec![0; source.0], vec![0; half.0.max(pairs)], vec![0; half.0]],
             narrow: std::array::from_fn(|_| vec![0.0; rect.width]),
         };
         let channels = channels(geometry, input);
@@ -188,7 +248,7 @@ impl Plan {
             luma,
             chroma,
             channels,
-            pad: channels.map(|c| f32::from(input.pad) * c.gain + c.bias),
+            pad: std::array::from_fn(|i| (f32::from(input.pad) - input.mean[i]) / input.std[i]),
             #[cfg(target_arch = "x86_64")]
             avx2: pulp::x86::V3::try_new(),
             scratch,
@@ -265,11 +325,10 @@ impl<I: Isa> pulp::WithSimd for Pass<'_, '_, I> {
         let Pass { isa, plan, planes, slot } = self;
         let rect = plan.rect;
         for y in 0..plan.tensor.1 {
-            let inside = y >= rect.y && y < rect.y + rect.height;
-            if inside {
+            if y >= rect.y && y < rect.y + rect.height {
                 plan.narrow_row(isa, planes, y - rect.y);
             }
-            plan.store_row(slot, y, inside);
+            plan.store_row(slot, y);
         }
     }
 }
@@ -278,17 +337,18 @@ impl Plan {
     /// Brings one row of Y, U, V to the tensor's width.
     #[inline(always)]
     fn narrow_row(&mut self, isa: impl Isa, planes: &Planes<'_>, row: usize) {
-        let Scratch { mixed: [y, u, v], pairs, narrow } = &mut self.scratch;
+        let Scratch { mixed: [y, u, v], pairs, rising: [ry, ru, rv], narrow } = &mut self.scratch;
         let (luma, chroma) = (&self.luma, &self.chroma);
         let (wide, half) = (luma.size.0, chroma.size.0);
-        isa.mix(planes.data[0], planes.stride[0], luma.rows.at(row), &mut y[..wide]);
+        let plane = |i: usize| (planes.data[i], planes.stride[i]);
+        luma.rows.take(isa, plane(0), row, ry, &mut y[..wide]);
         match self.geometry.format {
             PixelFormat::I420 => {
-                isa.mix(planes.data[1], planes.stride[1], chroma.rows.at(row), &mut u[..half]);
-                isa.mix(planes.data[2], planes.stride[2], chroma.rows.at(row), &mut v[..half]);
+                chroma.rows.take(isa, plane(1), row, &mut ru[..half], &mut u[..half]);
+                chroma.rows.take(isa, plane(2), row, rv, &mut v[..half]);
             }
             PixelFormat::Nv12 => {
-                isa.mix(planes.data[1], planes.stride[1], chroma.rows.at(row), pairs);
+                chroma.rows.take(isa, plane(1), row, ru, pairs);
                 kernel::split(pairs, &mut u[..half], &mut v[..half]);
             }
         }
@@ -300,30 +360,28 @@ impl Plan {
 
     /// Writes one tensor row: bar, picture, bar; or all bar.
     #[inline(always)]
-    fn store_row(&self, slot: &mut [f32], y: usize, inside: bool) {
+    fn store_row(&self, slot: &mut [f32], y: usize) {
         let (width, height) = self.tensor;
-        let (left, right) =
-            if inside { (self.rect.x, self.rect.x + self.rect.width) } else { (width, width) };
+        let row = y.checked_sub(self.rect.y).filter(|&row| row < self.rect.height);
+        let (left, right) = row.map_or((width, width), |_| (self.rect.x, self.rect.x + self.rect.width));
         let [ny, nu, nv] = &self.scratch.narrow;
         let yuv = [ny.as_slice(), nu, nv];
+        let units = row.map_or([1.0; 2], |row| [self.luma.rows.unit(row), self.chroma.rows.unit(row)]);
+        let channels = self.channels.each_ref().map(|channel| channel.of_units(units));
         match self.layout {
             Layout::Nchw => {
-                for (c, channel) in self.channels.iter().enumerate() {
-                    let row = &mut slot[(c * height + y) * width..][..width];
-                    row[..left].fill(self.pad[c]);
-                    row[right..].fill(self.pad[c]);
-                    if inside {
-                        kernel::colour(yuv, channel, &mut row[left..right]);
-                    }
+                for (c, channel) in channels.iter().enumerate() {
+                    let out = &mut slot[(c * height + y) * width..][..width];
+                    out[..left].fill(self.pad[c]);
+                    out[right..].fill(self.pad[c]);
+                    kernel::colour(yuv, channel, &mut out[left..right]);
                 }
             }
             Layout::Nhwc => {
-                let row = slot[y * width * 3..][..width * 3].as_chunks_mut::<3>().0;
-                row[..left].fill(self.pad);
-                row[right..].fill(self.pad);
-                if inside {
-                    kernel::colour_interleaved(yuv, &self.channels, &mut row[left..right]);
-                }
+                let out = slot[y * width * 3..][..width * 3].as_chunks_mut::<3>().0;
+                out[..left].fill(self.pad);
+                out[right..].fill(self.pad);
+                kernel::colour_interleaved(yuv, &channels, &mut out[left..right]);
             }
         }
     }
@@ -368,13 +426,15 @@ fn channels(geometry: &Geometry, input: &InputSpec) -> [Channel; 3] {
         Channels::Bgr => [blue, green, red],
     };
     std::array::from_fn(|i| {
+        let (mean, std) = (f64::from(input.mean[i]), f64::from(input.std[i]));
         let [ky, ku, kv] = order[i];
         let zero = -(ky * black + (ku + kv) * 128.0);
-        let gain = 1.0 / f64::from(input.std[i]);
+        let (black, white) = ((-mean / std) as f32, ((255.0 - mean) / std) as f32);
         Channel {
-            k: [ky / kernel::UNIT, ku / kernel::UNIT, kv / kernel::UNIT, zero].map(|k| k as f32),
-            gain: gain as f32,
-            bias: (-f64::from(input.mean[i]) * gain) as f32,
+            k: [ky / std, ku / std, kv / std, (zero - mean) / std].map(|k| k as f32),
+            // A negative std is allowed, and turns them round.
+            low: black.min(white),
+            high: black.max(white),
         }
     })
 }
