@@ -29,8 +29,14 @@ use crate::frame::{Fate, Still};
 pub const MOST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least that a `Retry-After` says, and the most: a daemon that is stuck for longer is somebody's task.
 const RETRY_SECONDS: (u64, u64) = (1, 60);
-/// Decoding gives way to the engine and to the cameras' decoders; when these have nothing to do, it has all it wants.
-const DECODER_NICE: i32 = 19;
+/// The nice value of decoding: that of the engine, or less, so that it gives way to the engine and to the cameras' decoders.
+/// When these have nothing to do, it has all it wants. At 19 a box that is busy with something else would decode next to nothing.
+const fn decoder_nice(class: Priority) -> i32 {
+    match class {
+        Priority::Realtime => 5,
+        Priority::Bulk => 15,
+    }
+}
 
 /// Hands a picture to the frame path; what kind of pixels that has stays behind it.
 pub type Door = Arc<dyn Fn(Priority, Still, Waiting) -> Result<(), Fault> + Send + Sync>;
@@ -240,10 +246,10 @@ impl Desk {
         let ahead = place.ahead;
         let asking = async {
             let permit = Arc::clone(&self.decoders).acquire_owned().await.expect("it is never closed");
-            let most_pixels = self.limits.image_pixels;
+            let (most_pixels, nice) = (self.limits.image_pixels, decoder_nice(ask.class));
             let decoding = tokio::task::spawn_blocking(move || {
                 // Fails only without the right to change priorities: then nothing changes.
-                let _ = rustix::process::setpriority_process(None, DECODER_NICE);
+                let _ = rustix::process::setpriority_process(None, nice);
                 let still = still::decode(&bytes, most_pixels, &mut place.memory);
                 drop(permit);
                 (still, place)
