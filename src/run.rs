@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::board::Board;
 use crate::clock::{Clock, SystemClock};
@@ -408,7 +409,14 @@ impl Net {
         let (stopper, stop) = stop::stop();
         let (heard, signals) = bounded(1);
         let mut tasks = Vec::new();
-        runtime.spawn(hear_signals(heard));
+        {
+            // Installed before anything answers: who sees us alive may stop us properly.
+            let _context = runtime.enter();
+            match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+                (Ok(term), Ok(int)) => drop(runtime.spawn(hear_signals(term, int, heard))),
+                _ => tracing::error!("Signals cannot be heard; stop with SIGKILL."),
+            }
+        }
         runtime.spawn(feed_watchdog(Arc::clone(&api.stuck)));
         let (board, outbox, clock) =
             (Arc::clone(&api.board), Arc::clone(&api.outbox), Arc::clone(&api.clock));
@@ -451,13 +459,7 @@ impl Net {
 }
 
 /// The first SIGTERM or SIGINT asks for a stop; the second one does not ask.
-async fn hear_signals(heard: Sender<()>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("Signals cannot be heard; stop with SIGKILL.");
-        return;
-    };
+async fn hear_signals(mut term: Signal, mut int: Signal, heard: Sender<()>) {
     for count in 1.. {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         if count == 1 {
