@@ -15,15 +15,18 @@ use crate::flow::curve::Curve;
 use crate::flow::pace::Pace;
 use crate::flow::thin::Level;
 use crate::flow::window::{Percentiles, Window};
-use crate::frame::{CameraId, Fate};
+use crate::frame::{CameraId, Fate, FrameKey};
+use crate::request::Requests;
 
 /// What percentiles of a camera are taken over.
 const RECENT: Duration = Duration::from_secs(10);
 
-/// All cameras, by [`CameraId`].
+/// All cameras, by [`CameraId`]; and the requests, which have the numbers after the last camera.
 #[derive(Debug)]
 pub struct Board {
     cameras: Vec<Card>,
+    /// Pictures that clients ask about.
+    pub requests: Requests,
     /// How the engine is fed.
     pub flow: Flow,
 }
@@ -31,7 +34,9 @@ pub struct Board {
 impl Board {
     /// A board on which every camera is connecting and nothing has been counted.
     pub fn new(names: impl IntoIterator<Item = Arc<str>>) -> Self {
-        Board { cameras: names.into_iter().map(Card::new).collect(), flow: Flow::default() }
+        let cameras: Vec<Card> = names.into_iter().map(Card::new).collect();
+        let requests = Requests::new(cameras.len());
+        Board { cameras, requests, flow: Flow::default() }
     }
 
     /// One camera's card.
@@ -42,6 +47,22 @@ impl Board {
     /// Every card, in the order of the configuration.
     pub fn cameras(&self) -> &[Card] {
         &self.cameras
+    }
+
+    /// Counts the frames of one camera, or of one class of requests.
+    pub fn ledger(&self, id: CameraId) -> &Ledger {
+        match self.cameras.get(id.index()) {
+            Some(card) => &card.ledger,
+            None => self.requests.ledger_of(id),
+        }
+    }
+
+    /// One frame met its fate. A request whose picture met another one than [`Fate::Inferred`] is answered by that.
+    pub fn settle(&self, key: FrameKey, fate: Fate) {
+        match self.cameras.get(key.camera.index()) {
+            Some(card) => card.ledger.settle(fate),
+            None => self.requests.settle(key, fate),
+        }
     }
 }
 

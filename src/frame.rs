@@ -111,6 +111,35 @@ pub struct Frame<P> {
     pub pixels: P,
 }
 
+/// A still picture as the usual decoder of JPEG leaves it: 8 bits 4:2:0, full range, the matrix of BT.601, chroma in the
+/// middle of its four luma samples (JFIF 1.02). So a still and the same picture from a camera look the same to the engine.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Still {
+    /// How large, at least 1×1.
+    pub size: Size,
+    /// Rows of Y without gaps, then those of U, then V; U and V have half, rounded up, of each dimension.
+    pub i420: Vec<u8>,
+}
+
+impl Still {
+    /// Columns and rows of U, and of V.
+    pub fn half(size: Size) -> (usize, usize) {
+        (size.width.div_ceil(2) as usize, size.height.div_ceil(2) as usize)
+    }
+
+    /// Bytes of such a picture.
+    pub fn bytes(size: Size) -> usize {
+        let (width, height) = Self::half(size);
+        size.width as usize * size.height as usize + 2 * width * height
+    }
+}
+
+impl fmt::Debug for Still {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Still({})", self.size)
+    }
+}
+
 /// An axis-parallel box in pixels of the source picture: left, top, width, height.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BBox {
@@ -140,6 +169,13 @@ impl BBox {
         let both = w * h;
         let union = self.area() + other.area() - both;
         if union > 0.0 { both / union } else { 0.0 }
+    }
+
+    /// The visible part as fractions of the picture: left, top, width, height, each in 0..=1.
+    pub fn fractions(&self, size: Size) -> [f32; 4] {
+        let b = self.clamp_to(size);
+        let (width, height) = (size.width as f32, size.height as f32);
+        [b.x / width, b.y / height, b.w / width, b.h / height].map(|v| v.clamp(0.0, 1.0))
     }
 
     /// The part inside a picture of this size.

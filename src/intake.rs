@@ -13,6 +13,7 @@ use crate::clock::{Bell, Clock, Waiter, bell};
 use crate::flow::batch::{Batcher, CameraSettings, Settings, Step, Tally, Wait};
 use crate::flow::thin::{Kind, Level};
 use crate::frame::{CameraId, Fate, Frame, FrameKey};
+use crate::request::Waiting;
 use crate::supervise::Beat;
 
 struct Shared<P> {
@@ -38,7 +39,7 @@ impl<P> Shared<P> {
 
     fn settle(&self, dropped: Vec<(FrameKey, Frame<P>, Fate)>) {
         for (key, _, fate) in &dropped {
-            self.board.camera(key.camera).ledger.settle(*fate);
+            self.board.settle(*key, *fate);
         }
     }
 }
@@ -78,6 +79,26 @@ impl<P> Port<P> {
                 return;
             }
             rings.batcher.push(frame.stamp.decoded, key, frame);
+            rings.batcher.take_dropped(&mut dropped);
+        }
+        self.shared.bell.ring();
+        self.shared.settle(dropped);
+    }
+
+    /// A picture that somebody waits for. Its camera is a class of requests: nobody waits for its next frame.
+    pub fn request(&self, frame: Frame<P>, waiting: Waiting) {
+        let mut dropped = Vec::new();
+        {
+            let mut rings = self.shared.lock();
+            let requests = &self.shared.board.requests;
+            let key = FrameKey { camera: self.camera, seq: requests.ledger_of(self.camera).admit() };
+            requests.enter(key, waiting);
+            if rings.abandoned {
+                requests.settle(key, Fate::Failed);
+                return;
+            }
+            rings.batcher.push(frame.stamp.decoded, key, frame);
+            rings.batcher.offline(self.camera);
             rings.batcher.take_dropped(&mut dropped);
         }
         self.shared.bell.ring();
@@ -229,7 +250,7 @@ impl<P> Drop for Intake<P> {
         }
         self.shared.room.notify_all();
         for (key, _) in &rest {
-            self.shared.board.camera(key.camera).ledger.settle(Fate::Failed);
+            self.shared.board.settle(*key, Fate::Failed);
         }
     }
 }

@@ -10,7 +10,8 @@
 //! bounded latency by controlled loss, with every lost frame accounted for.
 //!
 //! Where to look: [`run`] wires everything; [`stage`] has the four loops; [`flow`] decides (pure, no clock, no
-//! threads); [`device`] and [`sink`] touch the world; [`board`] is the live state that [`http`] shows.
+//! threads); [`device`] and [`sink`] touch the world; [`board`] is the live state that [`http`] shows;
+//! [`request`] lets clients' pictures into the same rings.
 
 // In flow order.
 pub mod config;
@@ -25,6 +26,7 @@ pub mod device;
 pub mod flow;
 pub mod intake;
 pub mod probe;
+pub mod request;
 pub mod stage;
 
 pub mod board;

@@ -20,6 +20,7 @@
 //! | `weir_events_total{kind}` | counter | the outbox |
 //! | `weir_outbox_backlog_events{sink}` | gauge | the outbox's cursors |
 //! | `weir_outbox_lost_events_total{sink}` | counter | readers that were too slow |
+//! | `weir_requests_total{class,outcome}`, `weir_requests_pending{class}`, `weir_request_frames_total{class,fate}` | counter, gauge, counter | the [`Board`]'s requests |
 //! | `weir_sse_clients`, `weir_sse_dropped_total` | gauge, counter | `http/sse.rs` |
 //! | `weir_mqtt_connected`, `weir_mqtt_publishes_total{result}`, `weir_mqtt_errors_total{reason}` | | `sink/mqtt.rs` |
 //! | `weir_build_info{version}` | gauge | always 1 |
@@ -38,6 +39,7 @@ use crate::fault::{Fault, Who};
 use crate::flow::pace::Reason;
 use crate::frame::Fate;
 use crate::outbox::Outbox;
+use crate::request::{CLASSES, Outcome, Requests, class_name};
 
 /// From a table lookup to a second of a hung engine.
 const STAGE_SECONDS: [f64; 14] =
@@ -129,6 +131,17 @@ fn describe() {
     c!("weir_events_total", Unit::Count, "Events by kind.");
     g!("weir_outbox_backlog_events", Unit::Count, "Events that a sink has not taken yet.");
     c!("weir_outbox_lost_events_total", Unit::Count, "Events that left the log before a sink took them.");
+    c!("weir_requests_total", Unit::Count, "Pictures sent by clients, by how their request ended.");
+    g!(
+        "weir_requests_pending",
+        Unit::Count,
+        "Pictures of clients that were let in and are not answered yet."
+    );
+    c!(
+        "weir_request_frames_total",
+        Unit::Count,
+        "Pictures of clients that came to the batcher, by what became of them."
+    );
     g!("weir_sse_clients", Unit::Count, "Clients of the event stream.");
     c!(
         "weir_sse_dropped_total",
@@ -195,8 +208,25 @@ impl BoardGauges {
 
     fn copy(&self) {
         copy_flow(&self.board.flow);
+        copy_requests(&self.board.requests);
         for (card, handles) in self.board.cameras().iter().zip(&self.cameras) {
             handles.copy(card);
+        }
+    }
+}
+
+fn copy_requests(requests: &Requests) {
+    for class in CLASSES {
+        let name = class_name(class);
+        gauge!("weir_requests_pending", "class" => name).set(requests.pending(class) as f64);
+        for outcome in Outcome::ALL {
+            let ended = counter!("weir_requests_total", "class" => name, "outcome" => outcome.name());
+            ended.absolute(requests.ended(class, outcome));
+        }
+        let counts = requests.ledger(class).read();
+        for fate in Fate::ALL {
+            let met = counter!("weir_request_frames_total", "class" => name, "fate" => fate.name());
+            met.absolute(counts.of(fate));
         }
     }
 }

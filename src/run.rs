@@ -7,6 +7,7 @@
 //! | edge | bound | when it is full |
 //! |---|---|---|
 //! | camera → intake | the ring: `ring_buffer_ms` | the camera's own oldest frames go, by `drop_policy` |
+//! | clients → intake | `max_pending_requests` | one more is refused (`request/desk.rs`) |
 //! | infer → analyze | 2 batches | the engine waits; rings give up frames |
 //! | → publish | 4096 events | the maker waits; the log itself never blocks |
 //! | outbox → sink | `[events] keep` | the sink learns of the gap |
@@ -18,10 +19,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::board::Board;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Source};
+use crate::config::{Config, Priority, Source};
 use crate::device::software::Software;
 use crate::device::{Device, Engine};
 use crate::fault::{Fault, Who};
@@ -29,10 +31,12 @@ use crate::flow::batch::{CameraSettings, Settings};
 use crate::flow::curve::Curve;
 use crate::flow::detect::Detector;
 use crate::flow::pace::{Objective, Pacer};
-use crate::frame::CameraId;
-use crate::intake::intake;
+use crate::frame::{CameraId, Frame, Stamp};
+use crate::intake::{Port, intake};
 use crate::model::spec::ModelSpec;
 use crate::outbox::Outbox;
+use crate::request::CLASSES;
+use crate::request::desk::{self, Desk, Door};
 use crate::stage::analyze::{Analyze, Filter};
 use crate::stage::infer::{self, Infer};
 use crate::stage::ingest::{Ingest, Never};
@@ -87,14 +91,32 @@ impl<D: Device> Daemon<D> {
         let (alive, all_ended) = bounded::<Never>(0);
 
         // The sockets, on tokio. They start first: a probe can ask how far the start has come.
-        let net =
-            Net::start(&config, listener, &board, &outbox, &clock, exporter, probes(&ready, beats, &clock))?;
+        let limits = desk::Limits::new(&config.http);
+        let desk = Arc::new(Desk::new(Arc::clone(&board), Arc::clone(&clock), limits, &config.tenants));
+        let probes = probes(&ready, beats, &clock);
+        let api = http::Api {
+            node: Arc::clone(&config.node),
+            board: Arc::clone(&board),
+            outbox: Arc::clone(&outbox),
+            clock: Arc::clone(&clock),
+            metrics: exporter,
+            missing: probes.missing,
+            stuck: probes.stuck,
+            limits: http::Limits::new(&config.http),
+            infer: http::Inference {
+                desk: Arc::clone(&desk),
+                access: http::Access::new(&config.http),
+                model: spec.name.as_str().into(),
+            },
+        };
+        let net = Net::start(&config, listener, api)?;
 
         // The frame path, from its end to its beginning.
         let (events, drafts) = bounded(4096);
         let (results, work) = bounded(2);
         let (warm, warmed) = bounded(1);
-        let camera_settings: Vec<CameraSettings> = config.cameras.iter().map(camera_settings).collect();
+        let mut camera_settings: Vec<CameraSettings> = config.cameras.iter().map(camera_settings).collect();
+        camera_settings.extend(CLASSES.map(|class| request_settings(class, &limits)));
         let settings = Settings {
             max_batch_frames: config.batcher.max_batch_frames,
             max_wait: config.batcher.max_wait,
@@ -106,7 +128,8 @@ impl<D: Device> Daemon<D> {
             max_batch: config.batcher.max_batch_frames,
         };
         let priorities = config.cameras.iter().map(|camera| camera.priority).collect();
-        let (ports, intake) = intake::<D::Pixels>(settings, &camera_settings, &board, &clock, infer_beat);
+        let (mut ports, intake) = intake::<D::Pixels>(settings, &camera_settings, &board, &clock, infer_beat);
+        let request_ports = ports.split_off(config.cameras.len());
         let (handed, engine_outputs) = bounded(1);
 
         let mut workers = vec![{
@@ -175,6 +198,7 @@ impl<D: Device> Daemon<D> {
             Waited::Fatal(fault) => return Err(fault),
         }
 
+        desk.open(door(&device, request_ports, &clock));
         let (stop_cameras, stopped) = bounded::<Never>(0);
         for ((id, camera), port) in (0..).map(CameraId).zip(&config.cameras).zip(ports) {
             let ingest = Ingest {
@@ -209,6 +233,7 @@ impl<D: Device> Daemon<D> {
         if let Err(fault) = &verdict {
             tracing::error!("A shared stage failed; stopping. {fault}");
         }
+        desk.close();
         drop(stop_cameras);
         let in_time = end(workers, &all_ended, config.grace);
         net.stop(config.grace);
@@ -266,6 +291,30 @@ fn camera_settings(camera: &crate::config::Camera) -> CameraSettings {
         weight: camera.weight,
         max_fps: camera.max_fps.map(f64::from),
     }
+}
+
+/// A class of requests is a camera whose frames nobody thins: who is over the limits is refused before.
+fn request_settings(priority: Priority, limits: &desk::Limits) -> CameraSettings {
+    CameraSettings {
+        ring: desk::MOST_TIMEOUT,
+        max_frames: limits.pending,
+        backlog_frames: u32::MAX,
+        priority,
+        ..CameraSettings::default()
+    }
+}
+
+/// From HTTP, which knows of no device, to the rings.
+fn door<D: Device>(device: &Arc<D>, ports: Vec<Port<D::Pixels>>, clock: &Arc<dyn Clock>) -> Door {
+    let (device, clock) = (Arc::clone(device), Arc::clone(clock));
+    Arc::new(move |class, still, waiting| {
+        let size = still.size;
+        let pixels = device.picture(still)?;
+        let now = clock.now();
+        let stamp = Stamp { arrived: now, decoded: now, pts: None, wall: clock.wall() };
+        ports[class as usize].request(Frame { stamp, size, pixels }, waiting);
+        Ok(())
+    })
 }
 
 fn report(curve: &Curve) {
@@ -350,15 +399,7 @@ struct Net {
 }
 
 impl Net {
-    fn start(
-        config: &Config,
-        listener: std::net::TcpListener,
-        board: &Arc<Board>,
-        outbox: &Arc<Outbox>,
-        clock: &Arc<dyn Clock>,
-        exporter: metrics::Exporter,
-        probes: Probes,
-    ) -> Result<Net, Fault> {
+    fn start(config: &Config, listener: std::net::TcpListener, api: http::Api) -> Result<Net, Fault> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("net")
@@ -368,18 +409,17 @@ impl Net {
         let (stopper, stop) = stop::stop();
         let (heard, signals) = bounded(1);
         let mut tasks = Vec::new();
-        runtime.spawn(hear_signals(heard));
-        runtime.spawn(feed_watchdog(Arc::clone(&probes.stuck)));
-        let api = http::Api {
-            node: Arc::clone(&config.node),
-            board: Arc::clone(board),
-            outbox: Arc::clone(outbox),
-            clock: Arc::clone(clock),
-            metrics: exporter,
-            missing: probes.missing,
-            stuck: probes.stuck,
-            limits: http::Limits::new(&config.http),
-        };
+        {
+            // Installed before anything answers: who sees us alive may stop us properly.
+            let _context = runtime.enter();
+            match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+                (Ok(term), Ok(int)) => drop(runtime.spawn(hear_signals(term, int, heard))),
+                _ => tracing::error!("Signals cannot be heard; stop with SIGKILL."),
+            }
+        }
+        runtime.spawn(feed_watchdog(Arc::clone(&api.stuck)));
+        let (board, outbox, clock) =
+            (Arc::clone(&api.board), Arc::clone(&api.outbox), Arc::clone(&api.clock));
         let serving = http::serve(listener, api, stop.clone());
         tasks.push(runtime.spawn(async move {
             if let Err(fault) = serving.await {
@@ -389,9 +429,9 @@ impl Net {
         if let Some(mqtt) = config.mqtt.clone() {
             let wiring = sink::mqtt::Wiring {
                 node: Arc::clone(&config.node),
-                outbox: Arc::clone(outbox),
-                board: Arc::clone(board),
-                clock: Arc::clone(clock),
+                outbox,
+                board,
+                clock,
                 // What is left of the grace period after the frame path has stopped is for HTTP.
                 flush: config.grace / 2,
             };
@@ -419,13 +459,7 @@ impl Net {
 }
 
 /// The first SIGTERM or SIGINT asks for a stop; the second one does not ask.
-async fn hear_signals(heard: Sender<()>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("Signals cannot be heard; stop with SIGKILL.");
-        return;
-    };
+async fn hear_signals(mut term: Signal, mut int: Signal, heard: Sender<()>) {
     for count in 1.. {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         if count == 1 {

@@ -208,6 +208,14 @@ fn every_key_arrives() {
         bind = "[::1]:0"
         max_sse_clients = 7
         sse_heartbeat_s = 5
+        max_pending_requests = 9
+        max_image_mb = 3
+        max_image_megapixels = 2
+        token_file = "secret"
+        [tenants.lab]
+        max_pending_requests = 4
+        max_fps = 2.5
+        [tenants.shop]
         [mqtt]
         url = "mqtts://broker.example"
         ca_file = "ca.pem"
@@ -251,6 +259,7 @@ fn every_key_arrives() {
     assert_eq!(names, ["zulu", "alpha", "mike"]);
     assert_eq!(config.cameras[1].ring, Duration::from_millis(500), "from [batcher]");
     use secrecy::ExposeSecret;
+    assert_eq!(config.http.token.as_ref().unwrap().expose_secret(), "hunter2-from-file");
     let Source::Rtsp(rtsp) = &config.cameras[0].source else { panic!("rtsp") };
     assert_eq!(rtsp.login.as_ref().unwrap().password.expose_secret(), "hunter2-from-environment");
     let login = config.mqtt.unwrap().login.unwrap();
@@ -268,6 +277,13 @@ fn a_login_in_an_address_is_taken_out_and_warned_of() {
     assert_eq!((login.user.as_str(), login.password.expose_secret()), ("admin", "p@ss/word"));
     assert!(warnings[0].remedy().contains("password_file"));
     assert!(!format!("{config:?} {warnings:?} {}", warnings[0].render(true)).contains("ss%2F"));
+}
+
+#[test]
+fn a_list_that_is_not_closed_tells_no_password() {
+    let text = format!("[infer]\nexecution = [\n{GOOD}password = \"hunter2\"\n");
+    let report = World::usual().load(&text).unwrap_err().render(false);
+    assert!(report.contains("not a value of `execution`") && !report.contains("hunter2"), "{report}");
 }
 
 #[test]

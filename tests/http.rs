@@ -16,6 +16,8 @@ use wait::until;
 use weir::board::Link;
 use weir::clock::Wall;
 use weir::event::Video;
+use weir::flow::curve::{Curve, Rung};
+use weir::flow::pace::{Objective, Pace, Pacer};
 use weir::frame::{CameraId, Fate};
 
 #[test]
@@ -147,6 +149,34 @@ fn half_a_request_no_request_and_a_huge_one_do_not_hold_a_connection() {
     let body =
         raw(&net, b"POST /api/v1/cameras HTTP/1.1\r\nHost: weir\r\nContent-Length: 1000000000\r\n\r\nabc");
     assert!(body.starts_with("HTTP/1.1 405"), "answered without waiting for the body: {body}");
+    net.stop();
+}
+
+#[test]
+fn a_picture_before_the_engine_is_warm_is_asked_to_come_back() {
+    let net = Net::new(1_000, limits());
+    let post = |query: &str| agent().post(net.url(&format!("/api/v1/infer{query}"))).send(&b"x"[..]).unwrap();
+    let mut early = post("");
+    assert_eq!((early.status().as_u16(), &early.headers()["retry-after"]), (503, &"5".parse().unwrap()));
+    assert!(early.body_mut().read_to_string().unwrap().contains("starting"));
+    assert!(early.headers().get("x-slo-hint").is_none());
+    assert_eq!(get(&net.url("/api/v1/infer")).0, 405);
+    assert_eq!(post("?class=urgent").status(), 400);
+
+    // Once the target is missed, every answer says what helps.
+    let target = Duration::from_millis(100);
+    let objective = Objective { target, max_wait: Duration::from_millis(30), max_batch: 1 };
+    let pacer = Pacer::new(objective, Curve::new(&[Rung { frames: 1, service: Duration::from_millis(20) }]));
+    net.board.flow.set_target(target);
+    for (p95, hint) in [(99, false), (101, true)] {
+        let pace = Pace { p95: Some(Duration::from_millis(p95)), ..pacer.pace() };
+        net.board.flow.publish(pace, *pacer.curve());
+        let answer = post("");
+        let said = answer.headers().get("x-slo-hint").map(|value| value.to_str().unwrap());
+        assert_eq!(said, hint.then_some("reduce_delta"), "{p95} ms");
+    }
+    assert_eq!(net.metric("weir_requests_total{class=\"bulk\",outcome=\"unavailable\"}"), 3.0);
+    assert_eq!(net.metric("weir_requests_pending{class=\"bulk\"}"), 0.0);
     net.stop();
 }
 

@@ -13,7 +13,7 @@ use super::file::{At, Section, printable};
 use super::problem::Problems;
 use super::{
     Batcher, Camera, Config, DropPolicy, Events, Execution, Http, Infer, Line, Log, LogFormat, Model, Mqtt,
-    MqttTls, Priority, Provider, Source, Track, Zone, secret, source,
+    MqttTls, Priority, Provider, Source, Tenant, Track, Zone, secret, source,
 };
 
 /// What a check works with.
@@ -113,6 +113,7 @@ pub(super) fn config(check: &mut Check<'_>, file: &Section) -> Option<Config> {
             keep: events.int("keep") as usize,
         },
         http: http?,
+        tenants: file.named("tenants").iter().map(|(name, _, section)| tenant(name, section)).collect(),
         mqtt: mqtt?,
         log: log?,
         grace: ms(file.section("shutdown")?, "grace_ms"),
@@ -313,13 +314,25 @@ fn http(check: &mut Check<'_>, section: &Section) -> Option<Http> {
             .problems
             .warn(at, format!("everybody who reaches {bind} can see the events and pictures"))
             .label("not only this machine")
-            .help("there is no authentication: let a proxy ask for it, and bind 127.0.0.1");
+            .help("reading needs no authentication: let a proxy ask for it, and bind 127.0.0.1");
     }
     Some(Http {
         bind,
         max_sse_clients: section.int("max_sse_clients") as usize,
         sse_heartbeat: Duration::from_secs(section.int("sse_heartbeat_s")),
+        max_pending_requests: section.int("max_pending_requests") as usize,
+        max_image_bytes: section.int("max_image_mb") as usize * 1_000_000,
+        max_image_pixels: section.int("max_image_megapixels") * 1_000_000,
+        token: secret::token(check, section),
     })
+}
+
+fn tenant(name: &str, section: &Section) -> Tenant {
+    Tenant {
+        name: name.to_owned(),
+        max_pending_requests: section.opt_int("max_pending_requests").map(|n| n as usize),
+        max_fps: section.opt_float("max_fps").map(f64::from),
+    }
 }
 
 fn mqtt(check: &mut Check<'_>, section: &Section, node: &str) -> Option<Mqtt> {

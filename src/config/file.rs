@@ -315,8 +315,9 @@ impl Reader<'_> {
         if words.contains(&text) {
             return Some(text.to_owned());
         }
-        let problem =
-            self.problems.error(at, format!("`{}` is not a value of `{}`", printable(text), key.name));
+        // In a broken file a list that is not closed swallows what follows it, passwords too.
+        let shown = if self.partial { "this".to_owned() } else { format!("`{}`", printable(text)) };
+        let problem = self.problems.error(at, format!("{shown} is not a value of `{}`", key.name));
         problem.help(format!("`{}` is {}", key.name, key.kind));
         if let Some(close) = closest(text, words) {
             problem.label(format!("did you mean \"{close}\"?"));

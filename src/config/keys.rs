@@ -29,6 +29,7 @@ Relative paths start at the folder of the configuration file.",
         table("track", &TRACK),
         table("events", &EVENTS),
         table("http", &HTTP),
+        key("tenants", Named("tenant", &TENANT), Optional("lab"), ""),
         key("mqtt", Kind::Table(&MQTT), Optional(""), ""),
         table("log", &LOG),
         table("shutdown", &SHUTDOWN),
@@ -209,7 +210,7 @@ static HTTP: Table = Table {
             "bind",
             Text,
             Default("\"127.0.0.1:8080\""),
-            "IP address and port. There is no authentication: put a proxy in front of other addresses.",
+            "IP address and port. Reading needs no authentication: put a proxy in front of other addresses.",
         ),
         key(
             "max_sse_clients",
@@ -223,12 +224,56 @@ static HTTP: Table = Table {
             Default("15"),
             "A comment line this often keeps proxies from closing a quiet stream.",
         ),
+        key(
+            "max_pending_requests",
+            Int(1, 4_096),
+            Default("64"),
+            "Pictures sent to /api/v1/infer that wait for their answer at a time. One more gets 503 with Retry-After.",
+        ),
+        key("max_image_mb", Int(1, 100), Default("8"), "The largest file sent there, in units of 1 000 000 bytes."),
+        key(
+            "max_image_megapixels",
+            Int(1, 200),
+            Default("16"),
+            "The largest picture sent there, in units of 1 000 000 pixels.",
+        ),
+        key(
+            "token_env",
+            Text,
+            Optional("\"WEIR_TOKEN\""),
+            "The environment variable that holds a token. With one, /api/v1/infer needs `Authorization: Bearer TOKEN`.
+Without one it answers on loopback addresses only.",
+        ),
+        key(
+            "token_file",
+            Text,
+            Optional("\"http-token\""),
+            "The file that holds the token, readable by weir only.
+A relative path is looked up in $CREDENTIALS_DIRECTORY (systemd LoadCredential=) first.",
+        ),
+        key("token", Refused(NO_TOKEN), Optional(""), ""),
+    ],
+};
+
+static TENANT: Table = Table {
+    doc: "A group of clients of /api/v1/infer, which send ?tenant=NAME. With one such table, requests without a known
+tenant are refused. Whoever is above these limits gets 429 with Retry-After.",
+    keys: &[
+        key("max_pending_requests", Int(1, 4_096), Optional("16"), "Its pictures that wait for their answer at a time."),
+        key(
+            "max_fps",
+            Float(0.01, 10_000.0),
+            Optional("5.0"),
+            "Its pictures a second on average; a second's worth may come at once.",
+        ),
     ],
 };
 
 const PASSWORD_ENV: &str = "The environment variable that holds the password.";
 const PASSWORD_FILE: &str = "The file that holds the password, readable by weir only.
 A relative path is looked up in $CREDENTIALS_DIRECTORY (systemd LoadCredential=) first.";
+const NO_TOKEN: &str =
+    "put it in a file and write token_file = \"PATH\",\nor in the environment and write token_env = \"NAME\"";
 const NO_PASSWORD: &str = "put it in a file and write password_file = \"PATH\",\nor in the environment and write password_env = \"NAME\"";
 
 static MQTT: Table = Table {

@@ -45,6 +45,8 @@ pub struct Config {
     pub events: Events,
     /// `[http]`.
     pub http: Http,
+    /// `[tenants.NAME]`, in the order of the file; none: requests need no tenant.
+    pub tenants: Vec<Tenant>,
     /// `[mqtt]`; absent: no broker.
     pub mqtt: Option<Mqtt>,
     /// `[log]`.
@@ -234,6 +236,25 @@ pub struct Http {
     pub max_sse_clients: usize,
     /// A comment line this often keeps proxies from closing a quiet stream. Default 15 s.
     pub sse_heartbeat: Duration,
+    /// Pictures of clients that wait for their answer at a time, 1..=4096. Default 64.
+    pub max_pending_requests: usize,
+    /// The largest file of a client. Default 8 000 000 bytes.
+    pub max_image_bytes: usize,
+    /// The largest picture of a client. Default 16 000 000 pixels.
+    pub max_image_pixels: u64,
+    /// What clients must know to have pictures inferred, from the environment or a file.
+    pub token: Option<SecretString>,
+}
+
+/// `[tenants.NAME]`: a group of clients.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tenant {
+    /// As in `?tenant=`.
+    pub name: String,
+    /// Its pictures that wait for their answer at a time; absent: as many as all together may have.
+    pub max_pending_requests: Option<usize>,
+    /// Its pictures a second; absent: no limit.
+    pub max_fps: Option<f64>,
 }
 
 /// `[mqtt]`.

@@ -95,7 +95,9 @@ fn in_value(text: &str, key: &str, at: Range<usize>, value: &DeValue<'_>, bytes:
             }
         }
         _ if holds_secret(key) => hide(bytes, at),
-        DeValue::String(string) if key == "password_env" && !names_variable(string) => hide(bytes, at),
+        DeValue::String(string) if matches!(key, "password_env" | "token_env") && !names_variable(string) => {
+            hide(bytes, at)
+        }
         DeValue::String(string) if string.contains('@') => {
             if let Some(scheme) = raw.find("://") {
                 if let Some(hidden) = userinfo(&raw[scheme + 3..]) {

@@ -71,29 +71,14 @@ pub(super) fn login(
         return Some(login);
     }
     by_key?;
-    let password = match (section.text("password_env"), section.text("password_file")) {
-        (Some(_), Some(_)) => {
-            check
-                .problems
-                .error(section.place("password_file"), "the password has two sources")
-                .label("and here")
-                .also(section.place("password_env"), "here")
-                .help("keep one of `password_env` and `password_file`");
-            return None;
-        }
-        (Some(name), None) => from_variable(check, section, name),
-        (None, Some(file)) => from_file(check, section, file),
-        (None, None) => {
-            if !section.has("password") && !section.has("password_env") && !section.has("password_file") {
-                check
-                    .problems
-                    .error(section.place("user"), "`user` has no password")
-                    .label("for this user")
-                    .help("add password_file = \"PATH\" or password_env = \"NAME\"");
-            }
-            None
-        }
-    };
+    let password = PASSWORD.read(check, section);
+    if password.is_none() && PASSWORD.keys().iter().all(|key| !section.has(key)) {
+        check
+            .problems
+            .error(section.place("user"), "`user` has no password")
+            .label("for this user")
+            .help("add password_file = \"PATH\" or password_env = \"NAME\"");
+    }
     let Some(user) = section.text("user") else {
         if !section.has("user") {
             let key = by_key.unwrap_or("user");
@@ -108,15 +93,68 @@ pub(super) fn login(
     Some(Login { user: user.to_owned(), password: password? })
 }
 
-fn from_variable(check: &mut Check<'_>, section: &Section, name: &str) -> Option<SecretString> {
-    let at = section.place("password_env");
+/// The token that `[http]` asks for.
+pub(super) fn token(check: &mut Check<'_>, section: &Section) -> Option<SecretString> {
+    TOKEN.read(check, section)
+}
+
+/// A kind of secret and its keys.
+struct Kind {
+    word: &'static str,
+    plain: &'static str,
+    env: &'static str,
+    file: &'static str,
+    /// A variable, for a remedy.
+    example: &'static str,
+}
+
+const PASSWORD: Kind = Kind {
+    word: "password",
+    plain: "password",
+    env: "password_env",
+    file: "password_file",
+    example: "CAM_PASSWORD",
+};
+
+const TOKEN: Kind =
+    Kind { word: "token", plain: "token", env: "token_env", file: "token_file", example: "WEIR_TOKEN" };
+
+impl Kind {
+    fn keys(&self) -> [&'static str; 3] {
+        [self.plain, self.env, self.file]
+    }
+
+    /// From the one place that is written; `None` when there is none, or a problem.
+    fn read(&self, check: &mut Check<'_>, section: &Section) -> Option<SecretString> {
+        match (section.text(self.env), section.text(self.file)) {
+            (Some(_), Some(_)) => {
+                check
+                    .problems
+                    .error(section.place(self.file), format!("the {} has two sources", self.word))
+                    .label("and here")
+                    .also(section.place(self.env), "here")
+                    .help(format!("keep one of `{}` and `{}`", self.env, self.file));
+                None
+            }
+            (Some(name), None) => from_variable(check, section, self, name),
+            (None, Some(file)) => from_file(check, section, self, file),
+            (None, None) => None,
+        }
+    }
+}
+
+fn from_variable(check: &mut Check<'_>, section: &Section, kind: &Kind, name: &str) -> Option<SecretString> {
+    let (at, word) = (section.place(kind.env), kind.word);
     if !names_variable(name) {
         // It may be the password itself: it is not repeated.
         check
             .problems
-            .error(at, "`password_env` does not name an environment variable")
+            .error(at, format!("`{}` does not name an environment variable", kind.env))
             .label("must be of A-Z, 0-9 and `_`")
-            .help("name the variable here, for example CAM_PASSWORD, and put the password into the variable");
+            .help(format!(
+                "name the variable here, for example {}, and put the {word} into the variable",
+                kind.example
+            ));
         return None;
     }
     match check.env.var(name) {
@@ -127,14 +165,17 @@ fn from_variable(check: &mut Check<'_>, section: &Section, name: &str) -> Option
                 .problems
                 .error(at, format!("the environment variable {name} is {state}"))
                 .label(state)
-                .help("under systemd: EnvironmentFile=, or better LoadCredential= and `password_file`");
+                .help(format!(
+                    "under systemd: EnvironmentFile=, or better LoadCredential= and `{}`",
+                    kind.file
+                ));
             None
         }
     }
 }
 
-fn from_file(check: &mut Check<'_>, section: &Section, name: &str) -> Option<SecretString> {
-    let at = section.place("password_file");
+fn from_file(check: &mut Check<'_>, section: &Section, kind: &Kind, name: &str) -> Option<SecretString> {
+    let at = section.place(kind.file);
     let credentials = check.env.var("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let credential = credentials
         .filter(|_| !Path::new(name).is_absolute())
@@ -159,7 +200,7 @@ fn from_file(check: &mut Check<'_>, section: &Section, name: &str) -> Option<Sec
                 check
                     .problems
                     .warn(at, format!("everybody on this machine can read {shown}"))
-                    .label("holds a password")
+                    .label(format!("holds a {}", kind.word))
                     .help(format!("chmod 600 {shown}"));
             }
             Some(SecretString::from(text))
@@ -167,7 +208,7 @@ fn from_file(check: &mut Check<'_>, section: &Section, name: &str) -> Option<Sec
         Err(error) => {
             check
                 .problems
-                .error(at, format!("no password from {shown}: {error}"))
+                .error(at, format!("no {} from {shown}: {error}", kind.word))
                 .label("this file")
                 .help("a relative path starts at $CREDENTIALS_DIRECTORY, then at the configuration's folder");
             None

@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::flow::detect::OutputShape;
 use crate::flow::still::Grid;
 use crate::flow::thin::{Coded, Pass};
-use crate::frame::{Frame, Size};
+use crate::frame::{Frame, Size, Still};
 use crate::model::spec::{Placement, TensorView};
 
 /// A kind of machine.
@@ -41,6 +41,12 @@ pub trait Device: Send + Sync + 'static {
     /// # Errors
     /// When the source cannot even be built, for example because a GStreamer element is missing.
     fn open(&self, camera: &config::Camera, sink: Sink<Self::Pixels>) -> Result<Self::Source, Fault>;
+
+    /// Brings a still picture to where this device keeps its pictures. Called on any thread.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    fn picture(&self, still: Still) -> Result<Self::Pixels, Fault>;
 }
 
 /// A running source.

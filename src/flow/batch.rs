@@ -14,7 +14,8 @@
 //!    camera that has had least goes first, further rounds while slots remain.
 //! 4. A camera that has more frames than slots keeps them for the next batch, in order, **unless the
 //!    engine is behind**: for longer than the camera's *patience* no batch could take everything that
-//!    waited. Patience is `max_wait` or the camera's own frame interval times its `backlog_frames`,
+//!    waited; for a realtime camera, everything of its class, as a backlog of bulk frames is none of its
+//!    business. Patience is `max_wait` or the camera's own frame interval times its `backlog_frames`,
 //!    whichever is longer. Then its [`DropPolicy`] decides:
 //!
 //! | policy | keeps, at the camera's turn | fate of the others | what it costs |
@@ -140,7 +141,7 @@ pub struct CameraSettings {
     pub max_frames: usize,
     /// What is given up when the engine is behind.
     pub drop_policy: DropPolicy,
-    /// The engine is behind when a backlog has stood for so many of the camera's frame intervals.
+    /// The engine is behind when a backlog has stood for so many of the camera's frame intervals; `u32::MAX`: never.
     pub backlog_frames: u32,
     /// `realtime` before `bulk`.
     pub priority: Priority,
@@ -207,10 +208,14 @@ pub struct Batcher<T> {
     /// Since when the engine could take a batch.
     free_since: Option<Tick>,
     waiting: usize,
+    /// Of these: of realtime cameras.
+    realtime_waiting: usize,
     /// Cameras with frames, by whose turn it is.
     turns: Turns,
     /// Since when no batch has taken all that waited.
     behind_since: Option<Tick>,
+    /// Since when no batch has taken all realtime frames that waited.
+    realtime_behind_since: Option<Tick>,
     /// Cameras with frames, by their oldest.
     by_oldest: Agenda<Tick>,
     /// Cameras without frames, by when the next one is due.
@@ -273,8 +278,10 @@ impl<T> Batcher<T> {
             gap: Duration::MAX,
             free_since: None,
             waiting: 0,
+            realtime_waiting: 0,
             turns: Turns::new(settings.bulk_share),
             behind_since: None,
+            realtime_behind_since: None,
             by_oldest: Agenda::new(),
             by_due: Agenda::new(),
             chosen: Vec::new(),
@@ -379,6 +386,9 @@ impl<T> Batcher<T> {
         self.waiting = self.waiting - before + camera.ring.len();
         let realtime = camera.settings.priority == Priority::Realtime;
         camera.thin.lost(before + 1 - camera.ring.len());
+        if realtime {
+            self.realtime_waiting = self.realtime_waiting - before + camera.ring.len();
+        }
         self.tally.came += 1;
         self.tally.realtime += u64::from(realtime);
         self.tally.realtime_lost += if realtime { (before + 1 - camera.ring.len()) as u64 } else { 0 };
@@ -448,7 +458,7 @@ impl<T> Batcher<T> {
         for camera in self.cameras.iter_mut().flatten() {
             out.extend(std::iter::from_fn(|| camera.ring.pop()));
         }
-        self.waiting = 0;
+        (self.waiting, self.realtime_waiting) = (0, 0);
     }
 
     fn advance(&mut self, now: Tick) -> Tick {
@@ -509,12 +519,18 @@ impl<T> Batcher<T> {
         } else {
             self.behind_since.get_or_insert(self.now);
         }
+        if self.realtime_waiting <= slots {
+            self.realtime_behind_since = None;
+        } else {
+            self.realtime_behind_since.get_or_insert(self.now);
+        }
         self.deal(slots);
         let mut chosen = std::mem::take(&mut self.chosen);
         let any = !chosen.is_empty();
         for id in chosen.drain(..) {
             self.thin_out(id);
             let camera = camera(&mut self.cameras, id);
+            let realtime = camera.settings.priority == Priority::Realtime;
             let share = std::mem::take(&mut camera.share);
             batch.extend(std::iter::from_fn(|| camera.ring.pop()).take(share));
             self.waiting -= share;
@@ -523,6 +539,7 @@ impl<T> Batcher<T> {
             if !camera.ring.is_empty() {
                 self.turns.put(&mut camera.turn, false, id);
             }
+            self.realtime_waiting -= if realtime { share } else { 0 };
             self.await_next(id);
         }
         self.chosen = chosen;
@@ -563,8 +580,12 @@ impl<T> Batcher<T> {
 
     /// Applies the drop policy to a camera at its turn.
     fn thin_out(&mut self, id: CameraId) {
-        let Some(since) = self.behind_since else { return };
         let camera = camera(&mut self.cameras, id);
+        let since = match camera.settings.priority {
+            Priority::Realtime => self.realtime_behind_since,
+            Priority::Bulk => self.behind_since,
+        };
+        let Some(since) = since.filter(|_| camera.settings.backlog_frames < u32::MAX) else { return };
         let usual = camera.interval.usual().unwrap_or_default();
         let patience = self.max_wait.max(usual.saturating_mul(camera.settings.backlog_frames));
         if self.now.since(since) <= patience {
@@ -586,6 +607,7 @@ impl<T> Batcher<T> {
         camera.thin.lost(frames);
         if camera.settings.priority == Priority::Realtime {
             self.tally.realtime_lost += frames as u64;
+            self.realtime_waiting -= frames;
         }
     }
 }

@@ -158,12 +158,7 @@ impl Rules {
             None => view.class.to_string().into(),
         };
         let live = Live {
-            track: TrackRef {
-                id: view.id.0,
-                label,
-                score: view.score,
-                bbox: fractions(&view.bbox, ctx.size),
-            },
+            track: TrackRef { id: view.id.0, label, score: view.score, bbox: view.bbox.fractions(ctx.size) },
             seen: view.seen,
             told: view.seen,
             foot: foot(&view.bbox, ctx.size),
@@ -178,7 +173,7 @@ impl Rules {
     fn update(&mut self, view: &TrackView, ctx: &FrameContext, moment: Moment, out: &mut Vec<Draft>) {
         let Some(live) = self.live.get_mut(&view.id) else { return };
         live.track.score = view.score;
-        live.track.bbox = fractions(&view.bbox, ctx.size);
+        live.track.bbox = view.bbox.fractions(ctx.size);
         live.seen = view.seen;
         // Should time go back, the interval begins anew instead of lasting until time has caught up.
         live.told = live.told.min(view.seen);
@@ -306,13 +301,6 @@ fn foot(bbox: &BBox, size: Size) -> Point {
     let x = (bbox.x + bbox.w / 2.0) / size.width as f32;
     let y = (bbox.y + bbox.h) / size.height as f32;
     [x.clamp(0.0, 1.0), y.clamp(0.0, 1.0)]
-}
-
-/// The visible part as fractions of the picture.
-fn fractions(bbox: &BBox, size: Size) -> [f32; 4] {
-    let b = bbox.clamp_to(size);
-    let (width, height) = (size.width as f32, size.height as f32);
-    [b.x / width, b.y / height, b.w / width, b.h / height].map(|v| v.clamp(0.0, 1.0))
 }
 
 fn millis(d: Duration) -> u64 {

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Map, Value, json};
 
 use super::{Shared, error};
-use crate::board::Card;
+use crate::board::{Card, Counts};
 use crate::frame::{CameraId, Fate};
 
 pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<Value> {
@@ -31,24 +31,28 @@ pub(super) async fn one(State(shared): State<Arc<Shared>>, Path(name): Path<Stri
 }
 
 fn render(shared: &Shared, place: usize, card: &Card) -> Value {
-    let counts = card.ledger.read();
     let id = CameraId(u32::try_from(place).expect("cameras are numbered in 32 bits"));
+    let latency = card
+        .latency(shared.api.clock.now())
+        .map(|p| json!({ "p50": p.p50.as_secs_f64() * 1e3, "p95": p.p95.as_secs_f64() * 1e3 }));
+    let mut camera = card.link().to_json();
+    camera.insert("name".into(), json!(&*card.name));
+    camera.insert("decode".into(), json!(card.decode()));
+    camera.insert("frames".into(), frames(&card.ledger.read()).into());
+    camera.insert("fps_in".into(), json!(shared.rates.fps_in(id)));
+    camera.insert("latency_ms".into(), json!(latency));
+    camera.insert("tracks".into(), card.tracks.load(Relaxed).into());
+    camera.insert("attempts".into(), card.attempts.load(Relaxed).into());
+    camera.into()
+}
+
+/// A ledger as JSON: in, in flight, and every fate.
+pub(super) fn frames(counts: &Counts) -> Map<String, Value> {
     let mut frames = Map::new();
     frames.insert("in".into(), counts.frames_in.into());
     frames.insert("in_flight".into(), counts.in_flight().into());
     for fate in Fate::ALL {
         frames.insert(fate.name().into(), counts.of(fate).into());
     }
-    let latency = card
-        .latency(shared.api.clock.now())
-        .map(|p| json!({ "p50": p.p50.as_secs_f64() * 1e3, "p95": p.p95.as_secs_f64() * 1e3 }));
-    let mut camera = card.link().to_json();
-    camera.insert("name".into(), json!(&*card.name));
-    camera.insert("frames".into(), frames.into());
-    camera.insert("decode".into(), json!(card.decode()));
-    camera.insert("fps_in".into(), json!(shared.rates.fps_in(id)));
-    camera.insert("latency_ms".into(), json!(latency));
-    camera.insert("tracks".into(), card.tracks.load(Relaxed).into());
-    camera.insert("attempts".into(), card.attempts.load(Relaxed).into());
-    camera.into()
+    frames
 }

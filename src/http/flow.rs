@@ -13,7 +13,9 @@ use crate::flow::pace::Pace;
 
 pub(super) async fn show(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let flow = &shared.api.board.flow;
-    Json(render(flow.pace(), flow.target()))
+    let mut shown = render(flow.pace(), flow.target());
+    shown["requests"] = super::infer::counts(&shared);
+    Json(shown)
 }
 
 /// `pace` is null until the engine is warm.

@@ -1,7 +1,7 @@
 //! The HTTP interface: health, metrics, cameras, event history and the event stream.
 //!
 //! [`bind`] comes before anything else starts, so that a port in use stops the daemon at once; [`serve`] runs
-//! until it is stopped. Everything here reads; nothing here can slow a camera down.
+//! until it is stopped. All but `/api/v1/infer` only reads; nothing here can slow a camera down.
 //!
 //! | path | answer |
 //! |---|---|
@@ -9,9 +9,10 @@
 //! | `/readyz` | 200 once the daemon is ready, else 503 with what is missing |
 //! | `/metrics` | Prometheus text |
 //! | `/api/v1/cameras[/NAME]` | state of the cameras |
-//! | `/api/v1/flow` | the engine's pace: S(b), wait and batch limits, p95 against the target, and why |
+//! | `/api/v1/flow` | the engine's pace: S(b), wait and batch limits, p95 against the target, and why; clients' requests |
 //! | `/api/v1/events?after=SEQ&limit=N&camera=NAME&kind=KIND` | history |
 //! | `/api/v1/events/stream?after=SEQ&camera=NAME&kind=KIND` | server-sent events |
+//! | `POST /api/v1/infer?class=C&timeout_ms=N&tenant=T` | what the network sees in a picture |
 //!
 //! Every error is JSON: `{"error": {"code": "…", "message": "…"}}`.
 
@@ -19,6 +20,7 @@ mod cameras;
 mod conn;
 mod events;
 mod flow;
+mod infer;
 mod rates;
 mod sse;
 
@@ -30,10 +32,11 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
+pub use self::infer::{Access, Inference};
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::fault::{Fault, Who};
@@ -63,6 +66,8 @@ pub struct Api {
     pub stuck: Probe,
     /// What a client may use.
     pub limits: Limits,
+    /// Pictures of clients.
+    pub infer: Inference,
 }
 
 /// What clients may use before they are refused or cut off.
@@ -175,6 +180,7 @@ impl Shared {
 }
 
 fn router(shared: Arc<Shared>) -> Router {
+    let pictures = DefaultBodyLimit::max(infer::most_bytes(&shared.api.infer.desk));
     Router::new()
         .route("/", get(index))
         .route("/healthz", get(healthz))
@@ -183,6 +189,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/flow", get(flow::show))
         .route("/api/v1/cameras", get(cameras::list))
         .route("/api/v1/cameras/{name}", get(cameras::one))
+        .route("/api/v1/infer", post(infer::post).layer(pictures))
         .route("/api/v1/events", get(events::history))
         .route("/api/v1/events/stream", get(sse::stream))
         .fallback(|uri: axum::http::Uri| async move {
@@ -196,10 +203,10 @@ fn router(shared: Arc<Shared>) -> Router {
             error(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
-                format!("{method} is not possible here; use GET"),
+                format!("{method} is not possible here; use GET, or POST for /api/v1/infer"),
             )
         })
-        // No route reads a body yet; one that will inherits this.
+        // For routes that set no limit of their own.
         .layer(DefaultBodyLimit::max(64 * 1024))
         .with_state(shared)
 }
@@ -217,6 +224,7 @@ async fn index(State(shared): State<Arc<Shared>>) -> Html<String> {
          <li><a href=\"/api/v1/cameras\">/api/v1/cameras</a> · state of every camera; /api/v1/cameras/NAME for one\
          <li><a href=\"/api/v1/events\">/api/v1/events</a>?after=SEQ&amp;limit=N&amp;camera=NAME&amp;kind=KIND · history\
          <li><a href=\"/api/v1/events/stream\">/api/v1/events/stream</a>?camera=NAME&amp;kind=KIND · server-sent events\
+         <li>POST /api/v1/infer · what the network sees in a JPEG or PNG\
          <li><a href=\"/metrics\">/metrics</a> · for Prometheus\
          <li><a href=\"/healthz\">/healthz</a> · is it alive\
          <li><a href=\"/readyz\">/readyz</a> · is it ready</ul>\n"

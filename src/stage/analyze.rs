@@ -16,6 +16,7 @@ use crate::flow::track::Tracker;
 use crate::frame::{CameraId, Detection, Fate, FrameKey, Size, Stamp};
 use crate::metrics;
 use crate::model::spec::{Placement, TensorView};
+use crate::request::Found;
 use crate::supervise::Beat;
 
 /// A frame whose results are there.
@@ -141,11 +142,13 @@ impl<O: Outputs> Analyze<O> {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Work::Batch { frames, outputs }) => {
                     for (slot, frame) in frames.iter().enumerate() {
-                        let scene = &mut scenes[frame.key.camera.index()];
-                        if self.detect(slot, frame, &outputs, &mut found) {
-                            self.follow(frame, &found, scene, &mut drafts);
-                        } else {
-                            self.board.camera(frame.key.camera).ledger.settle(Fate::Failed);
+                        if !self.detect(slot, frame, &outputs, &mut found) {
+                            self.board.settle(frame.key, Fate::Failed);
+                            continue;
+                        }
+                        match scenes.get_mut(frame.key.camera.index()) {
+                            Some(scene) => self.follow(frame, &found, scene, &mut drafts),
+                            None => self.answer(frame, &found),
                         }
                     }
                 }
@@ -188,6 +191,16 @@ impl<O: Outputs> Analyze<O> {
         }
         found.retain(|d| self.filter.keeps(d));
         !report.wrong_shape
+    }
+
+    /// A request has no past and causes no events: its boxes are the answer.
+    fn answer(&self, frame: &Analyzable, found: &[Detection]) {
+        let found = found.iter().map(|d| Found {
+            label: Arc::clone(&self.labels[usize::from(d.class)]),
+            score: d.score,
+            bbox: d.bbox.fractions(frame.size),
+        });
+        self.board.requests.answer(frame.key, frame.size, found.collect());
     }
 
     /// One frame's boxes through tracker and rules; the frame's fate and latency.

@@ -129,7 +129,7 @@ impl<D: Device> Infer<D> {
             let taken = self.clock.now();
             self.took(taken, &batch, &meters);
             let cpu = self.clock.thread_cpu();
-            let frames = self.fill(&mut batch);
+            let frames = self.fill(taken, &mut batch);
             let loaded = self.clock.now();
             meters.preprocess.record(loaded.since(taken));
             metrics::preprocess_cpu(self.clock.thread_cpu().saturating_sub(cpu));
@@ -181,17 +181,25 @@ impl<D: Device> Infer<D> {
 
     fn took(&mut self, now: Tick, batch: &[(FrameKey, Frame<D::Pixels>)], meters: &Meters) {
         for (key, frame) in batch {
+            // Requests may wait for seconds, and say so in their answers.
+            let Some(priority) = self.priorities.get(key.camera.index()) else { continue };
             meters.wait.record(now.since(frame.stamp.decoded));
-            if self.priorities.get(key.camera.index()) == Some(&Priority::Realtime) {
+            if *priority == Priority::Realtime {
                 self.pacer.came(now, frame.stamp.decoded.since(frame.stamp.arrived));
             }
         }
     }
 
-    /// Loads each frame into the engine; those that cannot be used fail alone. Pixels are freed here.
-    fn fill(&mut self, batch: &mut Vec<(FrameKey, Frame<D::Pixels>)>) -> Vec<Analyzable> {
+    /// Loads each frame into the engine; those that cannot be used fail alone, and a request for which the answer would
+    /// come too late is left out. Pixels are freed here.
+    fn fill(&mut self, now: Tick, batch: &mut Vec<(FrameKey, Frame<D::Pixels>)>) -> Vec<Analyzable> {
         let mut frames: Vec<Analyzable> = Vec::with_capacity(batch.len());
+        let done = now + self.pacer.curve().service(batch.len());
         for (key, frame) in batch.drain(..) {
+            if !self.board.requests.take(key, now, done) {
+                self.board.settle(key, Fate::Stale);
+                continue;
+            }
             match self.engine.load(frames.len(), &frame) {
                 Ok(place) => frames.push(Analyzable { key, stamp: frame.stamp, size: frame.size, place }),
                 Err(fault) => {
@@ -205,7 +213,7 @@ impl<D: Device> Infer<D> {
 
     fn fail(&self, keys: impl IntoIterator<Item = FrameKey>) {
         for key in keys {
-            self.board.camera(key.camera).ledger.settle(Fate::Failed);
+            self.board.settle(key, Fate::Failed);
         }
     }
 }

@@ -126,7 +126,12 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `weir run` on this configuration, to which node, model and a free HTTP port are added.
     pub fn start(config: &str) -> Daemon {
-        let mut daemon = Self::spawn(config, "[model]\nname = \"coco-ssd\"\n");
+        Self::start_with_http("", config)
+    }
+
+    /// The same with more keys of `[http]`.
+    pub fn start_with_http(http: &str, config: &str) -> Daemon {
+        let mut daemon = Self::spawn(config, &format!("{http}[model]\nname = \"coco-ssd\"\n"));
         until("the daemon is ready", || {
             let ended = daemon.child.try_wait().expect("it is our child");
             assert!(ended.is_none(), "the daemon ended: {}", daemon.log());

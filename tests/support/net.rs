@@ -15,6 +15,7 @@ use weir::event::*;
 use weir::http::{self, Api, Limits};
 use weir::metrics;
 use weir::outbox::Outbox;
+use weir::request::desk::{self, Desk};
 use weir::sink::mqtt;
 use weir::stop;
 
@@ -45,6 +46,10 @@ pub fn limits() -> Limits {
         grace: Duration::from_secs(2),
     }
 }
+
+/// For a desk that stays closed.
+const REQUESTS: desk::Limits =
+    desk::Limits { pending: 4, image_bytes: 1_000_000, image_pixels: 1_000_000, memory: 16_000_000 };
 
 impl Net {
     pub fn new(keep: usize, limits: Limits) -> Self {
@@ -81,6 +86,11 @@ impl Net {
             missing: probe(&missing),
             stuck: probe(&stuck),
             limits,
+            infer: http::Inference {
+                desk: Arc::new(Desk::new(Arc::clone(&board), Arc::clone(&clock), REQUESTS, &[])),
+                access: http::Access::Anybody,
+                model: "none".into(),
+            },
         };
         let serving = http::serve(listener, api, signal.clone());
         let tasks = vec![runtime.spawn(async move { serving.await.expect("HTTP serves") })];

@@ -19,6 +19,9 @@ const RUNGS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 /// Plans kept: one a kind of picture that cameras deliver. A camera that keeps changing its size costs plans, not memory.
 const MOST_PLANS: usize = 64;
 
+/// The same for stills, whose sizes anybody chooses: they must not push the cameras' plans out.
+const MOST_STILL_PLANS: usize = 16;
+
 /// The CPU's engine.
 pub struct SoftwareEngine {
     session: Session,
@@ -27,6 +30,7 @@ pub struct SoftwareEngine {
     tensor: Vec<f32>,
     slot_len: usize,
     plans: HashMap<Geometry, Plan>,
+    still_plans: HashMap<Geometry, Plan>,
 }
 
 impl SoftwareEngine {
@@ -56,7 +60,15 @@ impl SoftwareEngine {
         let ladder = RUNGS.into_iter().filter(|r| *r <= most).collect::<Vec<_>>();
         let slot_len = 3 * spec.input.width as usize * spec.input.height as usize;
         let tensor = vec![0.0; slot_len * ladder.last().copied().unwrap_or(1)];
-        Ok(SoftwareEngine { session, spec, ladder, tensor, slot_len, plans: HashMap::new() })
+        Ok(SoftwareEngine {
+            session,
+            spec,
+            ladder,
+            tensor,
+            slot_len,
+            plans: HashMap::new(),
+            still_plans: HashMap::new(),
+        })
     }
 
     /// Leaves rungs above `most` out.
@@ -110,13 +122,17 @@ impl Engine for SoftwareEngine {
 
     fn load(&mut self, slot: usize, frame: &Frame<Pixels>) -> Result<Placement, Fault> {
         let geometry = frame.pixels.geometry();
-        if !self.plans.contains_key(geometry) {
-            if self.plans.len() == MOST_PLANS {
-                self.plans.clear();
+        let (plans, most) = match frame.pixels.is_still() {
+            true => (&mut self.still_plans, MOST_STILL_PLANS),
+            false => (&mut self.plans, MOST_PLANS),
+        };
+        if !plans.contains_key(geometry) {
+            if plans.len() == most {
+                plans.clear();
             }
-            self.plans.insert(*geometry, Plan::new(geometry, &self.spec.input));
+            plans.insert(*geometry, Plan::new(geometry, &self.spec.input));
         }
-        let plan = self.plans.get_mut(geometry).expect("inserted just above");
+        let plan = plans.get_mut(geometry).expect("inserted just above");
         let slot = &mut self.tensor[slot * self.slot_len..(slot + 1) * self.slot_len];
         plan.run(&frame.pixels.planes(), slot)?;
         Ok(plan.placement())

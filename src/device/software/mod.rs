@@ -16,6 +16,7 @@ use crate::config;
 use crate::device::{Device, Sink};
 use crate::fault::{Fault, Who};
 use crate::flow::still::Grid;
+use crate::frame::Still;
 use crate::model::manifest::Manifest;
 use crate::model::spec::ModelSpec;
 
@@ -111,5 +112,9 @@ impl Device for Software {
         sink: Sink<pixels::Pixels>,
     ) -> Result<source::SoftwareSource, Fault> {
         source::open(camera, sink)
+    }
+
+    fn picture(&self, still: Still) -> Result<pixels::Pixels, Fault> {
+        Ok(pixels::Pixels::still(still))
     }
 }

@@ -7,12 +7,21 @@ use gstreamer_video::prelude::*;
 use super::preprocess::{ChromaSite, Geometry, Matrix, PixelFormat, Planes, Range};
 use crate::fault::{Fault, Who};
 use crate::flow::still::{self, Grid};
-use crate::frame::Size;
+use crate::frame::{Size, Still};
 
-/// One picture: the decoder's own buffer, mapped and not copied. Freed to the decoder's pool on drop.
+/// One picture: the decoder's own buffer, mapped and not copied, freed to the decoder's pool on drop; or a still's planes.
 pub struct Pixels {
-    frame: gst_video::VideoFrame<gst_video::video_frame::Readable>,
+    store: Store,
     geometry: Geometry,
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are the larger one, which a box would cost an allocation each"
+)]
+enum Store {
+    Decoder(gst_video::VideoFrame<gst_video::video_frame::Readable>),
+    Still(Vec<u8>),
 }
 
 impl std::fmt::Debug for Pixels {
@@ -35,7 +44,24 @@ impl Pixels {
         let frame = gst_video::VideoFrame::from_buffer_readable(buffer, info).map_err(|_| {
             Fault::new(Who::Camera, "bad_picture", format!("a {geometry:?} picture does not fit its buffer"))
         })?;
-        Ok(Pixels { frame, geometry })
+        Ok(Pixels { store: Store::Decoder(frame), geometry })
+    }
+
+    /// A still picture, not copied.
+    pub fn still(still: Still) -> Pixels {
+        let geometry = Geometry {
+            size: still.size,
+            format: PixelFormat::I420,
+            matrix: Matrix::Bt601,
+            range: Range::Full,
+            chroma: ChromaSite::Center,
+        };
+        Pixels { store: Store::Still(still.i420), geometry }
+    }
+
+    /// Whether it came as a still, not from a camera.
+    pub fn is_still(&self) -> bool {
+        matches!(self.store, Store::Still(_))
     }
 
     /// What the planes hold.
@@ -51,10 +77,24 @@ impl Pixels {
 
     /// The planes.
     pub fn planes(&self) -> Planes<'_> {
-        let plane = |i: u32| self.frame.plane_data(i).unwrap_or_default();
-        let strides = self.frame.plane_stride();
-        let stride = |i: usize| strides.get(i).map_or(0, |s| usize::try_from(*s).unwrap_or(0));
-        Planes { data: [plane(0), plane(1), plane(2)], stride: [stride(0), stride(1), stride(2)] }
+        match &self.store {
+            Store::Decoder(frame) => {
+                let plane = |i: u32| frame.plane_data(i).unwrap_or_default();
+                let strides = frame.plane_stride();
+                let stride = |i: usize| strides.get(i).map_or(0, |s| usize::try_from(*s).unwrap_or(0));
+                Planes { data: [plane(0), plane(1), plane(2)], stride: [stride(0), stride(1), stride(2)] }
+            }
+            Store::Still(bytes) => {
+                let (width, (half, rows)) =
+                    (self.geometry.size.width as usize, Still::half(self.geometry.size));
+                // A buffer that is too short gives short planes, which the preprocess refuses.
+                let (y, chroma) = bytes
+                    .split_at_checked(width * self.geometry.size.height as usize)
+                    .unwrap_or((bytes.as_slice(), &[]));
+                let (u, v) = chroma.split_at_checked(half * rows).unwrap_or((chroma, &[]));
+                Planes { data: [y, u, v], stride: [width, half, half] }
+            }
+        }
     }
 }
 

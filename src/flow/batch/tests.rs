@@ -372,3 +372,41 @@ proptest! {
         }
     }
 }
+
+/// A client's requests wait by the dozen, an engine that takes one frame at a time is never free; a realtime camera that
+/// delivers two frames at once loses none of them, and neither does a camera whose frames must not be thinned.
+#[test]
+fn a_backlog_of_bulk_costs_realtime_cameras_nothing() {
+    let mut batcher = Batcher::new(Settings { max_batch_frames: 1, max_wait: ms(30), ..Settings::default() });
+    batcher.add_camera(CameraId(0), CameraSettings::default());
+    let requests = CameraSettings {
+        ring: Duration::from_secs(10),
+        max_frames: 64,
+        backlog_frames: u32::MAX,
+        priority: Priority::Bulk,
+        ..CameraSettings::default()
+    };
+    batcher.add_camera(CameraId(1), requests);
+    let (mut batch, mut dropped, mut seqs) = (Vec::new(), Vec::new(), [0, 0]);
+    let mut push = |batcher: &mut Batcher<()>, now, camera: u32| {
+        let seq = &mut seqs[camera as usize];
+        batcher.push(now, FrameKey { camera: CameraId(camera), seq: *seq }, ());
+        *seq += 1;
+    };
+    for run in 0..300 {
+        let now = Tick::from_millis(run * 20);
+        while batcher.waiting(CameraId(1)) < 64 {
+            push(&mut batcher, now, 1);
+            batcher.offline(CameraId(1));
+        }
+        if run % 4 == 0 {
+            push(&mut batcher, now, 0);
+            push(&mut batcher, now, 0);
+        }
+        assert_eq!(batcher.poll(now, 1, &mut batch), Step::Send);
+        batcher.take_dropped(&mut dropped);
+    }
+    assert!(dropped.is_empty(), "{} given up", dropped.len());
+    let of = |camera| batch.iter().filter(|(key, ())| key.camera == CameraId(camera)).count();
+    assert_eq!((of(0), of(1)), (150, 150), "two of four runs are the camera's");
+}
