@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::admission::Admission;
 use crate::clock::{Tick, Wall};
 use crate::event::{Reason, Video};
 use crate::flow::curve::Curve;
@@ -25,12 +26,18 @@ pub struct Board {
     cameras: Vec<Card>,
     /// How the engine is fed.
     pub flow: Flow,
+    /// What the machine can take.
+    pub admission: Admission,
 }
 
 impl Board {
     /// A board on which every camera is connecting and nothing has been counted.
     pub fn new(names: impl IntoIterator<Item = Arc<str>>) -> Self {
-        Board { cameras: names.into_iter().map(Card::new).collect(), flow: Flow::default() }
+        Board {
+            cameras: names.into_iter().map(Card::new).collect(),
+            flow: Flow::default(),
+            admission: <_>::default(),
+        }
     }
 
     /// One camera's card.

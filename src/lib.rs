@@ -27,6 +27,7 @@ pub mod intake;
 pub mod probe;
 pub mod stage;
 
+pub mod admission;
 pub mod board;
 pub mod http;
 pub mod metrics;
@@ -37,7 +38,9 @@ pub mod cli;
 pub mod commands;
 pub mod live;
 pub mod log;
+pub mod plan;
 pub mod run;
 pub mod stop;
 pub mod supervise;
 pub mod tryout;
+pub mod usage;

@@ -12,8 +12,10 @@ use crate::flow::curve::Curve;
 use crate::flow::pace::Pace;
 
 pub(super) async fn show(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let flow = &shared.api.board.flow;
-    Json(render(flow.pace(), flow.target()))
+    let board = &shared.api.board;
+    let mut shown = render(board.flow.pace(), board.flow.target());
+    shown["admission"] = board.admission.state().map_or(Value::Null, |state| state.to_json(board));
+    Json(shown)
 }
 
 /// `pace` is null until the engine is warm.

@@ -10,11 +10,13 @@
 //! | `/metrics` | Prometheus text |
 //! | `/api/v1/cameras[/NAME]` | state of the cameras |
 //! | `/api/v1/flow` | the engine's pace: S(b), wait and batch limits, p95 against the target, and why |
+//! | `POST /api/v1/admission` | would these cameras fit? Changes nothing |
 //! | `/api/v1/events?after=SEQ&limit=N&camera=NAME&kind=KIND` | history |
 //! | `/api/v1/events/stream?after=SEQ&camera=NAME&kind=KIND` | server-sent events |
 //!
 //! Every error is JSON: `{"error": {"code": "…", "message": "…"}}`.
 
+mod admission;
 mod cameras;
 mod conn;
 mod events;
@@ -30,7 +32,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
@@ -140,7 +142,9 @@ pub async fn serve(listener: TcpListener, api: Api, stop: Stop) -> Result<(), Fa
         let mut every = tokio::time::interval(rates::INTERVAL);
         loop {
             every.tick().await;
-            shared.rates.note(shared.api.clock.now(), &shared.api.board);
+            let now = shared.api.clock.now();
+            shared.rates.note(now, &shared.api.board);
+            shared.api.board.admission.look(now, &shared.api.board, |id| shared.rates.fps_in(id));
             metrics.upkeep();
         }
     };
@@ -181,6 +185,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
         .route("/api/v1/flow", get(flow::show))
+        .route("/api/v1/admission", post(admission::ask))
         .route("/api/v1/cameras", get(cameras::list))
         .route("/api/v1/cameras/{name}", get(cameras::one))
         .route("/api/v1/events", get(events::history))
