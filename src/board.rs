@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::admission::Admission;
 use crate::clock::{Tick, Wall};
 use crate::event::{Reason, Video};
 use crate::flow::curve::Curve;
@@ -29,6 +30,8 @@ pub struct Board {
     pub requests: Requests,
     /// How the engine is fed.
     pub flow: Flow,
+    /// What the machine can take.
+    pub admission: Admission,
 }
 
 impl Board {
@@ -36,7 +39,7 @@ impl Board {
     pub fn new(names: impl IntoIterator<Item = Arc<str>>) -> Self {
         let cameras: Vec<Card> = names.into_iter().map(Card::new).collect();
         let requests = Requests::new(cameras.len());
-        Board { cameras, requests, flow: Flow::default() }
+        Board { cameras, requests, flow: Flow::default(), admission: Admission::default() }
     }
 
     /// One camera's card.

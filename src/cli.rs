@@ -94,12 +94,82 @@ pub enum Command {
         after_long_help = "Examples:\n  weir try --model coco-ssd file:clip.mp4 --frames 100\n  weir try --model ./yolo.onnx file:clip.mp4 --format jsonl\n  weir try --model coco-ssd rtsp://camera/stream"
     )]
     Try(TryArgs),
+    /// Say how many cameras fit, with which settings, how fast, and what a camera-hour costs
+    ///
+    /// Measures this machine with the model of the configuration: how long a batch takes, and what decoding costs (on the first video
+    /// file that the configuration plays, else on a test pattern). With --url it asks a daemon that runs, which knows its own cameras best.
+    /// Changes nothing.
+    #[command(after_long_help = PLAN)]
+    Plan(PlanArgs),
     /// Look into, prepare and convert model files
     #[command(subcommand)]
     Model(ModelCommand),
     /// Print what weir reads and writes
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+const PLAN: &str = "\
+How to read it:
+  engine    S(b): milliseconds for a batch of so many frames, and frames a second at that size
+  capacity  what the engine is planned for: 0.7 of its rate, since queues grow like load/(1 - load)
+  decode    CPU time of a frame; on a CPU it comes out of the cores that the engine uses too
+  fit       cameras that fit with all of that counted, and what the next one would meet
+  latency   predicted, frame to event, without network and camera; a dash: the engine is full
+  settings  for [batcher]
+
+Examples:
+  weir plan -c weir.toml
+  weir plan --cameras 8 --fps 15 --resolution 1280x720 --price-per-hour 0.40
+  weir plan --url http://127.0.0.1:8080 --cameras 12
+  weir plan --json | jq .fit.cameras";
+
+/// `weir plan …`.
+#[derive(Debug, clap::Args)]
+pub struct PlanArgs {
+    /// Which configuration; not read with --url.
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// How many cameras; default: those of the configuration or the daemon
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub cameras: Option<u32>,
+    /// Frames a second of each
+    #[arg(long, value_name = "F", value_parser = rate)]
+    pub fps: Option<f64>,
+    /// What each sends
+    #[arg(long, value_name = "WxH", value_parser = resolution)]
+    pub resolution: Option<(u32, u32)>,
+    /// What an hour of the machine costs, in any currency
+    #[arg(long, value_name = "P", value_parser = price)]
+    pub price_per_hour: Option<f64>,
+    /// Ask the daemon there instead of measuring here
+    #[arg(long, value_name = "http://HOST:PORT", conflicts_with = "config")]
+    pub url: Option<String>,
+    /// Print JSON (weir.plan/1)
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|fps| (0.01..=1000.0).contains(fps))
+        .ok_or_else(|| "a number, 0.01 to 1000".to_owned())
+}
+
+fn price(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|price| (0.0..=1e9).contains(price))
+        .ok_or_else(|| "a number from 0 on".to_owned())
+}
+
+fn resolution(text: &str) -> Result<(u32, u32), String> {
+    let side =
+        |text: &str| text.parse().ok().filter(|n: &u32| (16..=16384).contains(n) && n.is_multiple_of(2));
+    text.split_once(['x', '×'])
+        .and_then(|(w, h)| Some((side(w)?, side(h)?)))
+        .ok_or_else(|| "as 1920x1080: two even numbers, 16 to 16384".to_owned())
 }
 
 /// `weir try …`.
@@ -202,6 +272,7 @@ fn dispatch(command: Command) -> ExitCode {
         Command::Run { file } => commands::run(&file),
         Command::Check { file, live } => commands::check(&file, live),
         Command::Try(args) => commands::try_model(&args),
+        Command::Plan(args) => commands::plan(&args),
         Command::Model(ModelCommand::Inspect { file }) => commands::inspect(&file),
         Command::Model(ModelCommand::Prepare { file, output }) => commands::prepare(&file, &output),
         Command::Model(ModelCommand::Convert { manifest, from, output }) => {

@@ -5,12 +5,13 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::cli::{ConfigFile, TryArgs, exit, load, load_from, print};
+use crate::cli::{ConfigFile, PlanArgs, TryArgs, exit, load, load_from, print};
 use crate::config::{Env, Stat, System};
 use crate::device::software::session::load_runtime;
 use crate::fault::{Fault, Who};
 use crate::model::manifest::Manifest;
 use crate::model::{inspect, prepare, tfjs};
+use crate::plan::{self, Cameras};
 use crate::tryout::Tryout;
 use crate::{live, log, run as daemon};
 
@@ -113,6 +114,30 @@ impl Env for Inline {
     fn stat(&self, path: &Path) -> io::Result<Stat> {
         System.stat(path)
     }
+}
+
+/// `weir plan`.
+pub fn plan(args: &PlanArgs) -> ExitCode {
+    let wanted = |there: Cameras| Cameras {
+        count: args.cameras.unwrap_or(there.count),
+        fps: args.fps.unwrap_or(there.fps),
+        width: args.resolution.map_or(there.width, |(width, _)| width),
+        height: args.resolution.map_or(there.height, |(_, height)| height),
+    };
+    let measured = match &args.url {
+        Some(url) => plan::live::read(url),
+        None => match load(&args.file) {
+            Ok(config) => plan::calibrate::measure(&config, &wanted),
+            Err(code) => return code,
+        },
+    };
+    let (measured, limits) = match measured {
+        Ok(measured) => measured,
+        Err(fault) => return failed(&fault),
+    };
+    let cameras = wanted(measured.there.unwrap_or(plan::USUAL));
+    let plan = plan::plan(measured, cameras, limits, args.price_per_hour);
+    if args.json { print(&format!("{:#}\n", plan.to_json())) } else { print(&plan.to_text()) }
 }
 
 /// `weir model inspect`.

@@ -29,6 +29,7 @@ pub mod probe;
 pub mod request;
 pub mod stage;
 
+pub mod admission;
 pub mod board;
 pub mod http;
 pub mod metrics;
@@ -39,7 +40,9 @@ pub mod cli;
 pub mod commands;
 pub mod live;
 pub mod log;
+pub mod plan;
 pub mod run;
 pub mod stop;
 pub mod supervise;
 pub mod tryout;
+pub mod usage;

@@ -17,6 +17,8 @@
 //! | `weir_slo_p95_seconds`, `weir_p95_seconds` | gauge | the target, and the last second's p95 of realtime frames |
 //! | `weir_batch_wait_limit_seconds`, `weir_batch_limit_frames`, `weir_pace{reason}` | gauge | the pacer's decision |
 //! | `weir_load_ratio`, `weir_service_seconds{frames}` | gauge | ρ, and S(b) |
+//! | `weir_admission_load_ratio`, `weir_admission_capacity_fps`, `weir_admission{verdict}`, `weir_admission_ceiling{ceiling}`, `weir_decode_cores` | gauge | [`crate::admission`] |
+//! | `weir_fair_fps{camera}` | gauge | what the engine gives a camera when all want what they want now |
 //! | `weir_events_total{kind}` | counter | the outbox |
 //! | `weir_outbox_backlog_events{sink}` | gauge | the outbox's cursors |
 //! | `weir_outbox_lost_events_total{sink}` | counter | readers that were too slow |
@@ -33,9 +35,11 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::admission::Standing;
 use crate::board::{Board, Card, Flow, Link};
 use crate::event::Kind;
 use crate::fault::{Fault, Who};
+use crate::flow::capacity::Ceiling;
 use crate::flow::pace::Reason;
 use crate::frame::Fate;
 use crate::outbox::Outbox;
@@ -128,6 +132,16 @@ fn describe() {
         Unit::Seconds,
         "How long a batch of so many frames takes, preprocessing included."
     );
+    g!(
+        "weir_admission_load_ratio",
+        Unit::Count,
+        "Frames asked for over what the engine can take beside decoding; cameras fit up to 0.7."
+    );
+    g!("weir_admission_capacity_fps", Unit::Count, "Frames a second that fit at that limit.");
+    g!("weir_admission", Unit::Count, "1 for the verdict on the cameras that run, 0 for the others.");
+    g!("weir_admission_ceiling", Unit::Count, "1 for what binds first, 0 for the others.");
+    g!("weir_decode_cores", Unit::Count, "CPU cores that receiving and decoding use.");
+    g!("weir_fair_fps", Unit::Count, "Frames a second that the engine has for a camera.");
     c!("weir_events_total", Unit::Count, "Events by kind.");
     g!("weir_outbox_backlog_events", Unit::Count, "Events that a sink has not taken yet.");
     c!("weir_outbox_lost_events_total", Unit::Count, "Events that left the log before a sink took them.");
@@ -199,6 +213,23 @@ struct CameraHandles {
     decode: Gauge,
 }
 
+fn copy_admission(board: &Board) {
+    let Some(state) = board.admission.state() else { return };
+    gauge!("weir_admission_load_ratio").set(state.rho);
+    gauge!("weir_admission_capacity_fps").set(state.machine.budget(state.load.decode));
+    gauge!("weir_decode_cores").set(state.load.decode);
+    for verdict in Standing::ALL {
+        gauge!("weir_admission", "verdict" => verdict.name()).set(f64::from(verdict == state.standing));
+    }
+    for ceiling in Ceiling::ALL {
+        gauge!("weir_admission_ceiling", "ceiling" => ceiling.name())
+            .set(f64::from(ceiling == state.ceiling));
+    }
+    for (card, fps) in board.cameras().iter().zip(&state.fair) {
+        gauge!("weir_fair_fps", "camera" => card.name.to_string()).set(*fps);
+    }
+}
+
 impl BoardGauges {
     /// Handles for every camera of the board.
     pub fn new(board: Arc<Board>) -> Self {
@@ -209,6 +240,7 @@ impl BoardGauges {
     fn copy(&self) {
         copy_flow(&self.board.flow);
         copy_requests(&self.board.requests);
+        copy_admission(&self.board);
         for (card, handles) in self.board.cameras().iter().zip(&self.cameras) {
             handles.copy(card);
         }

@@ -42,7 +42,7 @@ use crate::stage::infer::{self, Infer};
 use crate::stage::ingest::{Ingest, Never};
 use crate::stage::publish;
 use crate::supervise::{self, Beat};
-use crate::{http, metrics, sink, stop};
+use crate::{admission, http, metrics, sink, stop};
 
 /// A shared stage that has not moved for this long is stuck: not healthy, and no longer fed to systemd's watchdog.
 const STUCK: Duration = Duration::from_secs(10);
@@ -81,6 +81,7 @@ impl<D: Device> Daemon<D> {
             .map_err(|unknown| unknown_classes(&spec, &unknown))?;
         let board = Arc::new(Board::new(config.cameras.iter().map(|c| Arc::clone(&c.name))));
         board.flow.set_target(config.batcher.slo_p95);
+        board.admission.configure(admission::Settings::new(&config));
         let outbox = Outbox::new(Arc::clone(&config.node), config.events.keep, Arc::clone(&clock));
         let ready = Arc::new(AtomicBool::new(false));
         let beats: Vec<(&'static str, Beat)> =

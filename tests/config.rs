@@ -145,6 +145,23 @@ fn examples_load_without_a_warning() {
     }
 }
 
+/// They lack only what nobody else can know: the model and the cameras.
+#[test]
+fn profiles_load_once_they_have_a_model_and_a_camera() {
+    for (name, frames) in [("gpu-24gb", 16), ("gpu-48gb", 32), ("gpu-80gb", 64)] {
+        let text =
+            std::fs::read_to_string(root().join(format!("config/{name}.toml"))).expect("a readable file");
+        let more = "[model]\nname = \"coco-ssd\"\n[cameras.porch]\nsource = \"rtsp://192.0.2.10/stream1\"\n";
+        let (config, warnings) = World::usual()
+            .load(&format!("{text}{more}"))
+            .unwrap_or_else(|report| panic!("{name}: {}", report.render(false)));
+        assert!(warnings.is_empty(), "{name}: {warnings:?}");
+        assert_eq!(config.batcher.max_batch_frames, frames, "{name}");
+        let report = World::usual().load(&text).expect_err("it has no model and no camera").render(false);
+        assert!(report.contains("model") && report.contains("cameras"), "{name}: {report}");
+    }
+}
+
 #[test]
 fn the_reference_is_fresh() {
     stored(&root().join("config/reference.toml"), &weir::config::reference()).unwrap();

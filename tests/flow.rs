@@ -8,6 +8,7 @@ use std::time::Duration;
 use simulate::{Arrivals, Camera, Outcome, Steering, WARM, World, cameras, curve, ms};
 use weir::config::DropPolicy;
 use weir::flow::curve::{Curve, Rung};
+use weir::flow::predict::predict;
 use weir::frame::Fate;
 
 const PACED: Steering = Steering::Paced { target: Duration::from_millis(100) };
@@ -191,4 +192,52 @@ fn a_stalled_camera_among_many_costs_nobody_a_frame() {
         outcome.fates.iter().map(|fates| fates.iter().sum::<u64>() - fates[Fate::Inferred as usize]).sum();
     assert_eq!(lost, 0);
     assert!(outcome.p95() < 30.0, "{:.1}", outcome.p95());
+}
+
+/// What `weir plan` says against what happens.
+#[test]
+fn the_predicted_latency_is_what_the_simulator_sees() {
+    let mut wrong = Vec::new();
+    for (name, arrivals) in
+        [("gpu", Arrivals::Steady), ("gpu", Arrivals::Jittered(0.3)), ("cpu", Arrivals::Steady)]
+    {
+        let curve = curve(name);
+        for load in [0.3, 0.5, 0.7] {
+            // On a CPU a single fast camera has nobody to meet: several slow ones are the harder case.
+            let all = if name == "cpu" {
+                vec![Camera::new(load * curve.capacity() / 5.0, arrivals); 5]
+            } else {
+                cameras(load, &curve, arrivals)
+            };
+            let count = all.len() as u32;
+            let fps = all[0].fps;
+            // Phases are drawn by seed; the prediction is for all of them.
+            let mut seen: Vec<Duration> = Vec::new();
+            for seed in 1..=20 {
+                let mut world = World::new(all.clone(), &curve, PACED);
+                (world.seed, world.seconds) = (seed, 10.0);
+                let late = world.play().done.into_iter().filter(|d| d.at.as_nanos() as f64 >= WARM * 1e9);
+                seen.extend(late.map(|d| d.latency));
+            }
+            seen.sort_unstable();
+            let [p50, p95] = [50, 95].map(|p| seen[seen.len() * p / 100].as_secs_f64() * 1e3);
+            // Decoded in 5 to 10 ms, analysed in 1.
+            let got = predict(&curve, curve.largest_useful(), count, fps, ms(8.5)).expect("below capacity");
+            let errors =
+                [(got.p50, p50), (got.p95, p95)].map(|(said, seen)| said.as_secs_f64() * 1e3 / seen - 1.0);
+            let said = format!(
+                "{name} {arrivals:?} {load}: {count} cameras of {fps:.1} fps, p50 {:.1} of {p50:.1} ({:+.0} %), p95 {:.1} of {p95:.1} ({:+.0} %), batch {:.2}",
+                got.p50.as_secs_f64() * 1e3,
+                100.0 * errors[0],
+                got.p95.as_secs_f64() * 1e3,
+                100.0 * errors[1],
+                got.mean_batch,
+            );
+            println!("{said}");
+            if !errors.iter().all(|error| (-0.12..=0.15).contains(error)) {
+                wrong.push(said);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -46,6 +46,14 @@ impl Curve {
         Curve { padded: true, ..self }
     }
 
+    /// The same with every time multiplied by `factor`.
+    pub fn scaled(mut self, factor: f64) -> Self {
+        for rung in &mut self.rungs[..self.known] {
+            rung.service = rung.service.mul_f64(factor);
+        }
+        self
+    }
+
     /// Does the engine run only the rungs themselves?
     pub fn is_padded(&self) -> bool {
         self.padded

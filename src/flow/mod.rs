@@ -4,10 +4,12 @@
 mod agenda;
 pub mod batch;
 pub mod cap;
+pub mod capacity;
 pub mod curve;
 pub mod detect;
 mod interval;
 pub mod pace;
+pub mod predict;
 pub mod retry;
 pub mod ring;
 pub mod rules;

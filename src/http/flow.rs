@@ -12,8 +12,9 @@ use crate::flow::curve::Curve;
 use crate::flow::pace::Pace;
 
 pub(super) async fn show(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let flow = &shared.api.board.flow;
-    let mut shown = render(flow.pace(), flow.target());
+    let board = &shared.api.board;
+    let mut shown = render(board.flow.pace(), board.flow.target());
+    shown["admission"] = board.admission.state().map_or(Value::Null, |state| state.to_json(board));
     shown["requests"] = super::infer::counts(&shared);
     Json(shown)
 }

@@ -10,12 +10,14 @@
 //! | `/metrics` | Prometheus text |
 //! | `/api/v1/cameras[/NAME]` | state of the cameras |
 //! | `/api/v1/flow` | the engine's pace: S(b), wait and batch limits, p95 against the target, and why; clients' requests |
+//! | `POST /api/v1/admission` | would these cameras fit? Changes nothing |
 //! | `/api/v1/events?after=SEQ&limit=N&camera=NAME&kind=KIND` | history |
 //! | `/api/v1/events/stream?after=SEQ&camera=NAME&kind=KIND` | server-sent events |
 //! | `POST /api/v1/infer?class=C&timeout_ms=N&tenant=T` | what the network sees in a picture |
 //!
 //! Every error is JSON: `{"error": {"code": "…", "message": "…"}}`.
 
+mod admission;
 mod cameras;
 mod conn;
 mod events;
@@ -145,7 +147,9 @@ pub async fn serve(listener: TcpListener, api: Api, stop: Stop) -> Result<(), Fa
         let mut every = tokio::time::interval(rates::INTERVAL);
         loop {
             every.tick().await;
-            shared.rates.note(shared.api.clock.now(), &shared.api.board);
+            let now = shared.api.clock.now();
+            shared.rates.note(now, &shared.api.board);
+            shared.api.board.admission.look(now, &shared.api.board, |id| shared.rates.fps_in(id));
             metrics.upkeep();
         }
     };
@@ -187,6 +191,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
         .route("/api/v1/flow", get(flow::show))
+        .route("/api/v1/admission", post(admission::ask))
         .route("/api/v1/cameras", get(cameras::list))
         .route("/api/v1/cameras/{name}", get(cameras::one))
         .route("/api/v1/infer", post(infer::post).layer(pictures))

@@ -1,0 +1,355 @@
+//! Admission in the daemon: what the cameras ask for against what the machine can take, looked at every few seconds; and the answer to
+//! "would these fit too?".
+//!
+//! Nothing is thinned here. A camera that runs is never stopped: what the engine cannot take, the batcher's turns divide evenly by
+//! class and weight. This says so before anybody wonders: which ceiling binds, and what each camera gets. The arithmetic is
+//! [`crate::flow::capacity`]'s.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::board::{Board, Link};
+use crate::clock::Tick;
+use crate::config::{Config, Infer, Priority};
+use crate::flow::capacity::{self, Asked, Ceiling, Demand, Load, Machine, RHO_MAX, Verdict};
+use crate::frame::CameraId;
+use crate::usage;
+
+/// Between two looks: the window of the cameras' rates.
+const EVERY: Duration = Duration::from_secs(5);
+/// A border is crossed back only so much below it, so that the verdict does not flap with the load.
+const HYSTERESIS: f64 = 0.05;
+/// How much one look moves the cost of decoding: rates and CPU time are not of the very same moments.
+const FRESH: f64 = 0.3;
+/// Cameras that a log line names.
+const NAMED: usize = 8;
+
+/// How the cameras that run stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// ρ ≤ 0.7: each gets all it asks for, in time.
+    #[default]
+    Fits,
+    /// ρ ≤ 1: each gets all, but queues are long and the p95 target may be missed.
+    Tight,
+    /// ρ > 1: frames are lost, evenly by class and weight.
+    Degraded,
+}
+
+impl Standing {
+    /// Every one, by growing load.
+    pub const ALL: [Standing; 3] = [Standing::Fits, Standing::Tight, Standing::Degraded];
+
+    /// The word of API, log and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Standing::Fits => "fits",
+            Standing::Tight => "tight",
+            Standing::Degraded => "degraded",
+        }
+    }
+
+    /// The next one, when the load is `rho`. Up at once, down only when the load is well below the border.
+    fn next(self, rho: f64) -> Standing {
+        let at = |rho: f64| match rho {
+            r if r <= RHO_MAX => Standing::Fits,
+            r if r <= 1.0 => Standing::Tight,
+            _ => Standing::Degraded,
+        };
+        let (now, careful) = (at(rho), at(rho + HYSTERESIS));
+        if (now as u8) >= self as u8 { now } else { Standing::ALL[(careful as usize).min(self as usize)] }
+    }
+}
+
+/// What does not change while the daemon runs.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    cameras: Vec<CameraSettings>,
+    bulk_share: f64,
+    cores: f64,
+    engine_cores: f64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct CameraSettings {
+    priority: Priority,
+    weight: u32,
+    max_fps: Option<f64>,
+}
+
+impl Settings {
+    /// Of a configuration, on this machine.
+    pub fn new(config: &Config) -> Self {
+        let cameras = config.cameras.iter().map(|camera| CameraSettings {
+            priority: camera.priority,
+            weight: camera.weight,
+            max_fps: camera.max_fps.map(f64::from),
+        });
+        Settings {
+            cameras: cameras.collect(),
+            bulk_share: f64::from(config.batcher.bulk_share),
+            cores: usage::cores(),
+            engine_cores: engine_cores(&config.infer),
+        }
+    }
+}
+
+/// Cores that a run of the CPU's engine keeps busy.
+pub fn engine_cores(infer: &Infer) -> f64 {
+    if infer.threads == 0 { usage::cores() } else { (infer.threads as f64).min(usage::cores()) }
+}
+
+/// The last look.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The machine, as measured.
+    pub machine: Machine,
+    /// What it is asked to do.
+    pub load: Load,
+    /// λ over the engine's rate beside the decoding that there is.
+    pub rho: f64,
+    /// What binds first.
+    pub ceiling: Ceiling,
+    /// How the cameras stand.
+    pub standing: Standing,
+    /// Frames a second that the engine has for each camera, by [`CameraId`].
+    pub fair: Vec<f64>,
+}
+
+impl State {
+    /// For `/api/v1/flow`.
+    ///
+    /// `rho`; `rho_max`; `verdict` `fits|tight|degraded`; `ceiling`; `capacity_fps` at `rho_max` beside the decoding that there is; `fair_fps` by
+    /// camera; `cores`, `engine_cores`, `decode_cores`; `decode_ns_per_pixel` (null while unknown); `memory_available_mb`.
+    pub fn to_json(&self, board: &Board) -> Value {
+        let round = |x: f64, unit: f64| (x / unit).round() * unit;
+        let to = |x: f64, digits: i32| {
+            let unit = 10f64.powi(digits);
+            (x * unit).round() / unit
+        };
+        let fair = board.cameras().iter().zip(&self.fair);
+        let fair: Map<String, Value> =
+            fair.map(|(card, fps)| (card.name.to_string(), json!(to(*fps, 1)))).collect();
+        json!({
+            "rho": to(self.rho, 3),
+            "rho_max": RHO_MAX,
+            "verdict": self.standing.name(),
+            "ceiling": self.ceiling.name(),
+            "capacity_fps": to(self.machine.budget(self.load.decode), 1),
+            "fair_fps": fair,
+            "cores": self.machine.cores,
+            "engine_cores": self.machine.engine_cores,
+            "decode_cores": to(self.load.decode, 3),
+            "decode_ns_per_pixel": self.machine.decode.map(|cost| to(cost * 1e9, 3)),
+            "memory_available_mb": usage::available().map(|bytes| round(bytes / 1e6, 1.0)),
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    settings: Settings,
+    /// When CPU time was read last, and how much it was.
+    read: Option<(Tick, Duration)>,
+    /// CPU seconds a pixel.
+    cost: Option<f64>,
+    state: Option<State>,
+}
+
+/// Watches, and answers.
+#[derive(Debug, Default)]
+pub struct Admission(Mutex<Inner>);
+
+impl Admission {
+    /// Once, at start.
+    pub fn configure(&self, settings: Settings) {
+        self.lock().settings = settings;
+    }
+
+    /// The last look; `None` before the engine is warm.
+    pub fn state(&self) -> Option<State> {
+        self.lock().state.clone()
+    }
+
+    /// May these cameras come? Changes nothing. `None` before the engine is warm.
+    pub fn ask(&self, asked: &Asked) -> Option<(Verdict, State)> {
+        let state = self.state()?;
+        let machine = Machine { memory: usage::available(), ..state.machine };
+        Some((machine.admit(asked, &state.load), state))
+    }
+
+    /// Looks, when it is time. `fps` is what comes in from a camera.
+    pub fn look(&self, now: Tick, board: &Board, fps: impl Fn(CameraId) -> Option<f64>) {
+        // An engine that is being measured comes and goes with its threads, whose time would look like decoding.
+        let Some((pace, curve)) = board.flow.pace() else { return };
+        let mut inner = self.lock();
+        if inner.read.is_some_and(|(at, _)| now.since(at) < EVERY) {
+            return;
+        }
+        let cpu = usage::ingest_cpu();
+        let before = inner.read.replace((now, cpu.unwrap_or_default()));
+        let Some((at, used)) = before else { return };
+        let came = |id: u32| fps(CameraId(id)).unwrap_or(0.0);
+        let pixels = |id: u32| match board.camera(CameraId(id)).link() {
+            Link::Online { video, .. } => came(id) * f64::from(video.width) * f64::from(video.height),
+            _ => 0.0,
+        };
+        let ids = || 0..inner.settings.cameras.len() as u32;
+        let all_pixels: f64 = ids().map(pixels).sum();
+        let decode = cpu.map_or(0.0, |cpu| {
+            cpu.saturating_sub(used).as_secs_f64() / now.since(at).as_secs_f64().max(1e-9)
+        });
+        let demands: Vec<Demand> = ids()
+            .zip(&inner.settings.cameras)
+            .map(|(id, camera)| Demand {
+                fps: came(id).min(camera.max_fps.unwrap_or(f64::INFINITY)),
+                weight: camera.weight,
+                priority: camera.priority,
+            })
+            .collect();
+        if cpu.is_some() && all_pixels > 0.0 && decode > 0.0 {
+            let cost = decode / all_pixels;
+            inner.cost = Some(inner.cost.map_or(cost, |old| old + FRESH * (cost - old)));
+        }
+        let offered = pace.rho * curve.capacity();
+        let machine = Machine {
+            curve,
+            batch: pace.slots,
+            cores: inner.settings.cores,
+            engine_cores: inner.settings.engine_cores,
+            decode: inner.cost,
+            memory: None,
+            encoders: None,
+        };
+        // S(b) was measured beside the decoding that there is.
+        let machine = Machine { curve: curve.scaled(1.0 - machine.taken(decode)), ..machine };
+        let standing = inner.state.as_ref().map_or(Standing::Fits, |state| state.standing);
+        let first = inner.state.is_none();
+        let state = judge(machine, &demands, offered, decode, inner.settings.bulk_share, standing);
+        if state.standing != standing || (first && state.standing != Standing::Fits) {
+            tell(&state, board);
+        }
+        inner.state = Some(state);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while a state is replaced leaves the old or the new one: both are whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `offered` is what reaches the engine of everybody, clients' pictures too; `decode` in cores.
+fn judge(
+    machine: Machine,
+    demands: &[Demand],
+    offered: f64,
+    decode: f64,
+    bulk_share: f64,
+    before: Standing,
+) -> State {
+    let wanted = |class| demands.iter().filter(|d| d.priority == class).map(|d| d.fps).sum::<f64>();
+    let (realtime, bulk) = (wanted(Priority::Realtime), wanted(Priority::Bulk));
+    // Pictures of clients are nobody's camera, and nobody's to yield.
+    let others = (offered - realtime - bulk).max(0.0);
+    let load = Load { realtime: realtime + others, bulk, bulk_share, decode };
+    let rho = machine.rho(load.realtime + bulk, decode);
+    let decode_part = decode / (RHO_MAX * machine.cores).max(1e-9);
+    let ceiling = if decode_part > 1.0 && decode_part > rho / RHO_MAX {
+        Ceiling::Decode
+    } else {
+        machine.heavier(load.realtime + bulk, decode)
+    };
+    let rate = machine.rate() * (1.0 - machine.taken(decode));
+    let fair = capacity::fair((rate - others).max(0.0), demands, bulk_share);
+    State { machine, load, rho, ceiling, standing: before.next(rho), fair }
+}
+
+fn tell(state: &State, board: &Board) {
+    let all = board.cameras().iter().zip(&state.fair);
+    let mut gets: Vec<String> =
+        all.take(NAMED).map(|(card, fps)| format!("{} {fps:.1} fps", card.name)).collect();
+    if state.fair.len() > NAMED {
+        gets.push(format!("and {} more at /api/v1/flow", state.fair.len() - NAMED));
+    }
+    let (gets, rho, ceiling) = (gets.join(", "), (state.rho * 100.0).round() / 100.0, state.ceiling.name());
+    match state.standing {
+        Standing::Fits => tracing::info!(rho, "The cameras fit."),
+        Standing::Tight => {
+            tracing::warn!(rho, ceiling, "The cameras leave no reserve: the p95 target may be missed.");
+        }
+        Standing::Degraded => {
+            tracing::warn!(
+                rho,
+                ceiling,
+                "The cameras ask for more than there is; each gets its even share: {gets}."
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::flow::curve::{Curve, Rung};
+
+    fn machine() -> Machine {
+        Machine {
+            curve: Curve::new(&[Rung { frames: 1, service: Duration::from_millis(20) }]),
+            batch: 1,
+            cores: 2.0,
+            engine_cores: 2.0,
+            decode: Some(1e-9),
+            memory: None,
+            encoders: None,
+        }
+    }
+
+    fn camera(fps: f64, priority: Priority) -> Demand {
+        Demand { fps, weight: 1, priority }
+    }
+
+    #[test]
+    fn what_binds_and_what_each_gets() {
+        // 50 fps on idle cores, half of them decode: 25 fps for 30 and 10.
+        let demands = [camera(30.0, Priority::Realtime), camera(10.0, Priority::Realtime)];
+        let state = judge(machine(), &demands, 40.0, 1.0, 0.05, Standing::Fits);
+        assert!((state.rho - 1.6).abs() < 1e-9, "{}", state.rho);
+        assert_eq!((state.standing, state.ceiling), (Standing::Degraded, Ceiling::Engine));
+        assert_eq!(state.fair, [15.0, 10.0]);
+        // Clients' pictures are load too.
+        let state = judge(machine(), &demands[1..], 35.0, 0.0, 0.05, Standing::Fits);
+        assert!((state.rho - 0.7).abs() < 1e-9);
+        assert_eq!(state.load.realtime, 35.0);
+        // Decoding needs nearly all cores: it is to blame.
+        let state = judge(machine(), &demands[1..], 10.0, 1.8, 0.05, Standing::Fits);
+        assert_eq!((state.standing, state.ceiling), (Standing::Degraded, Ceiling::Decode));
+    }
+
+    proptest! {
+        /// A load that trembles by less than the hysteresis changes the verdict at most once.
+        #[test]
+        fn the_verdict_does_not_flap(middle in 0.0f64..1.5, noise in proptest::collection::vec(-0.024f64..0.024, 2..50)) {
+            let mut standing = Standing::Fits.next(middle);
+            let mut changes = 0;
+            for off in noise {
+                let next = standing.next(middle + off);
+                changes += u32::from(next != standing);
+                standing = next;
+            }
+            prop_assert!(changes <= 1, "{changes} changes around {middle}");
+        }
+
+        /// It is never milder than the load, and at most one hysteresis harsher.
+        #[test]
+        fn the_verdict_follows_the_load(before in 0usize..3, rho in 0.0f64..3.0) {
+            let standing = Standing::ALL[before].next(rho);
+            let least = if rho <= 0.7 { 0 } else if rho <= 1.0 { 1 } else { 2 };
+            let most = if rho <= 0.65 { 0 } else if rho <= 0.95 { 1 } else { 2 };
+            prop_assert!((least..=most).contains(&(standing as usize)));
+        }
+    }
+}

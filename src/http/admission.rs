@@ -1,0 +1,106 @@
+//! `POST /api/v1/admission`: would these cameras fit? Answers, and changes nothing; cameras are added in the configuration.
+//!
+//! ```text
+//! {"fps": 25, "width": 1920, "height": 1080, "count": 4, "priority": "realtime"}
+//! ```
+//!
+//! `count` is 1 and `priority` `realtime` when not written. 200 `{"verdict": "accept"}`, 200 `{"verdict": "accept_at", "fps": 12.5}`
+//! (frames a second of each camera that would be inferred: write it as `max_fps`), or 503 with `Retry-After` and
+//! `{"error": {"code": "no_capacity", "ceiling": "engine", …}}`. Each answer has `rho` and `capacity_fps` as they are now, and
+//! `decode_known`: false while no camera delivers, as then nobody knows what decoding costs here and it is not counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Shared, error};
+use crate::config::Priority;
+use crate::flow::capacity::{Asked, Stream, Verdict};
+
+/// The engine measures itself for seconds.
+const NOT_READY: Duration = Duration::from_secs(5);
+/// `ring_buffer_ms` unless configured otherwise.
+const RING: Duration = Duration::from_millis(300);
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Body {
+    fps: f64,
+    width: u32,
+    height: u32,
+    #[serde(default = "one")]
+    count: u32,
+    #[serde(default)]
+    priority: Priority,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+impl Body {
+    fn checked(&self) -> Result<Asked, &'static str> {
+        match self {
+            b if !(0.01..=1000.0).contains(&b.fps) => Err("fps must be 0.01 to 1000"),
+            b if !(16..=16384).contains(&b.width) || !(16..=16384).contains(&b.height) => {
+                Err("width and height must be 16 to 16384")
+            }
+            b if !(1..=10_000).contains(&b.count) => Err("count must be 1 to 10000"),
+            b => Ok(Asked {
+                stream: Stream { fps: b.fps, pixels: f64::from(b.width) * f64::from(b.height), ring: RING },
+                count: b.count,
+                priority: b.priority,
+            }),
+        }
+    }
+}
+
+pub(super) async fn ask(
+    State(shared): State<Arc<Shared>>,
+    body: Result<Json<Body>, JsonRejection>,
+) -> Response {
+    let body = match body {
+        Ok(Json(body)) => body,
+        Err(rejected) => return error(rejected.status(), "bad_request", rejected.body_text()),
+    };
+    let asked = match body.checked() {
+        Ok(asked) => asked,
+        Err(why) => return error(StatusCode::BAD_REQUEST, "bad_request", why),
+    };
+    let later = |after: Duration| [(header::RETRY_AFTER, after.as_secs().max(1).to_string())];
+    let Some((verdict, state)) = shared.api.board.admission.ask(&asked) else {
+        let why = "the engine has not been measured yet";
+        return (later(NOT_READY), error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why)).into_response();
+    };
+    let mut answer = json!({
+        "rho": (state.rho * 1e3).round() / 1e3,
+        "capacity_fps": (state.machine.budget(state.load.decode) * 10.0).round() / 10.0,
+        "decode_known": state.machine.decode.is_some(),
+    });
+    match verdict {
+        Verdict::Accept => answer["verdict"] = "accept".into(),
+        Verdict::AcceptAt(fps) => {
+            answer["verdict"] = "accept_at".into();
+            answer["fps"] = fps.into();
+        }
+        Verdict::Refuse { ceiling, retry_after } => {
+            let name = ceiling.name();
+            answer["code"] = "no_capacity".into();
+            answer["ceiling"] = name.into();
+            answer["message"] = format!(
+                "{} more of {}×{} at {} fps do not fit: the ceiling is {name}",
+                body.count, body.width, body.height, body.fps
+            )
+            .into();
+            let body = Json(json!({ "error": answer }));
+            return (StatusCode::SERVICE_UNAVAILABLE, later(retry_after), body).into_response();
+        }
+    }
+    Json(answer).into_response()
+}
