@@ -177,9 +177,10 @@ fn play(template: &Camera, path: PathBuf, from: &'static str) -> Result<Decoded,
     let (happening, happenings) = bounded(64);
     let theirs = Arc::clone(&seen);
     let sink = Sink {
+        gate: None,
         picture: Box::new(move |picture| {
             let mut seen = theirs.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(pixels) = picture.pixels else { return, gate: None };
+            let Some(pixels) = picture.pixels else { return };
             if seen.count >= FRAMES {
                 let _ = enough.try_send(());
                 return;
