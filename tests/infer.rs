@@ -371,7 +371,9 @@ fn two_hundred_clients_are_answered_or_told_when_to_come_back() {
     let start = std::time::Instant::now();
     while start.elapsed() < Duration::from_secs(8) {
         let wave: Vec<Said> = std::thread::scope(|scope| {
-            let ask = |n: usize| post(&daemon, if n % 2 == 0 { "?timeout_ms=10000" } else { "" }, &[], &jpeg);
+            let ask = |n: usize| {
+                post(&daemon, if n.is_multiple_of(2) { "?timeout_ms=10000" } else { "" }, &[], &jpeg)
+            };
             let clients: Vec<_> = (0..200).map(|n| scope.spawn(move || ask(n))).collect();
             clients.into_iter().map(|client| client.join().unwrap()).collect()
         });

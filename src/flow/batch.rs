@@ -76,6 +76,7 @@ impl Default for Settings {
 
 /// When a frame waits for company while the engine is free.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a batcher holds one, and it is set four times a second")]
 pub enum Wait {
     /// For every camera that is due before the limit.
     Always(Duration),

@@ -277,7 +277,7 @@ impl Pacer {
             let to = rungs.rungs()[i].frames;
             let from = if i == 0 { to - 1 } else { rungs.rungs()[i - 1].frames };
             let step = if rungs.is_padded() { to - from } else { ((to - from) / 4).max(1) };
-            (from + 1..=to).filter(move |n| (to - n) % step == 0)
+            (from + 1..=to).filter(move |n| (to - n).is_multiple_of(step))
         });
         steps.filter(move |frames| *frames <= most)
     }
