@@ -563,11 +563,12 @@ impl<T> Batcher<T> {
 
     /// Applies the drop policy to a camera at its turn.
     fn thin_out(&mut self, id: CameraId) {
-        let Some(since) = self.behind_since else { return };
         let camera = camera(&mut self.cameras, id);
         let usual = camera.interval.usual().unwrap_or_default();
         let patience = self.max_wait.max(usual.saturating_mul(camera.settings.backlog_frames));
-        if self.now.since(since) <= patience {
+        let behind = self.behind_since.is_some_and(|since| self.now.since(since) > patience);
+        // Where pictures are left out already a short queue does not mean that the engine keeps up.
+        if !behind && camera.thin.opens().is_none() {
             return;
         }
         let before = camera.ring.len();
