@@ -589,7 +589,9 @@ impl<T> Batcher<T> {
         let Some(since) = since.filter(|_| camera.settings.backlog_frames < u32::MAX) else { return };
         let usual = camera.interval.usual().unwrap_or_default();
         let patience = self.max_wait.max(usual.saturating_mul(camera.settings.backlog_frames));
-        if self.now.since(since) <= patience {
+        let behind = self.behind_since.is_some_and(|since| self.now.since(since) > patience);
+        // Where pictures are left out already a short queue does not mean that the engine keeps up.
+        if !behind && camera.thin.opens().is_none() {
             return;
         }
         let before = camera.ring.len();

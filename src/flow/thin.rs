@@ -11,13 +11,14 @@
 //!    nothing saws. A camera that gets at least half of its frames is not thinned.
 //! 2. **Key frames only**, when the camera is *far behind*: over [`KEYS`] key-frame intervals it got fewer than [`ENTER`]
 //!    frames an interval. It ends when the engine has been idle enough for [`LEAVE`] frames a key-frame interval during a hold
-//!    time, which doubles when the camera is soon as far behind again. Both changes happen at a key frame.
+//!    time, or at once when the camera gets fewer frames by it than before; then it is not tried again for that time. The time doubles
+//!    when the camera is soon as far behind again. Both changes happen at a key frame.
 //!
 //! | level | not decoded | costs |
 //! |---|---|---|
 //! | `all` | nothing | |
 //! | `references` | pictures that no other needs and that come too early for the next turn | when a turn comes more than `lead` early, its frame is older by up to one turn |
-//! | `key_frames` | all but key frames | at most one frame a key interval is left, up to a fifth fewer than the engine would have taken; events come as late as the next key frame |
+//! | `key_frames` | all but key frames | at most one frame a key interval is left, up to a fifth fewer than the engine would have taken; a key frame waits for its turn, at which there would have been a newer frame |
 //!
 //! [`Valve`] keeps a decoder fed in an order that it can decode. Reading a bitstream does not belong here, and neither does the rate
 //! cap `max_fps`, which closes the same gate ([`super::cap`]).
@@ -133,6 +134,10 @@ pub struct Thin {
     known: usize,
     lost: [u64; KEYS + 1],
     far_behind: bool,
+    /// Frames sent in the last [`KEYS`] intervals before it was far behind.
+    had: u32,
+    /// Not far behind again before this.
+    again: Tick,
     hold: Option<Duration>,
     /// Since when the engine has had room.
     room_since: Option<Tick>,
@@ -211,10 +216,11 @@ impl Thin {
         self.known += 1;
         if self.far_behind {
             self.leave(now, room);
-        } else if self.is_far_behind() {
-            let soon = self.left.is_some_and(|left| now.since(left) < SOON);
-            self.hold = Some(self.hold.filter(|_| soon).map_or(HOLD.0, |hold| (2 * hold).min(HOLD.1)));
+        } else if now >= self.again && self.is_far_behind() {
+            let last = self.left.zip(self.hold).filter(|(left, hold)| now.since(*left) < SOON + *hold);
+            self.hold = Some(last.map_or(HOLD.0, |(_, hold)| (2 * hold).min(HOLD.1)));
             (self.far_behind, self.room_since) = (true, None);
+            (self.had, self.known) = (self.got(), 0);
         }
         self.sent.rotate_right(1);
         self.lost.rotate_right(1);
@@ -224,13 +230,23 @@ impl Thin {
     fn is_far_behind(&self) -> bool {
         // The first key frame after a start closes no whole interval.
         let whole = self.known > KEYS + 1;
-        let (sent, lost) = (self.sent[..KEYS].iter().sum::<u32>(), self.lost[..KEYS].iter().sum::<u64>());
+        let (sent, lost) = (self.got(), self.lost[..KEYS].iter().sum::<u64>());
         // Where every picture is a key frame there is nothing to leave out.
         let between = self.pictures.usual() < self.keys.usual().map(|usual| usual / 2);
         whole && between && lost > u64::from(sent) && f64::from(sent) < ENTER * KEYS as f64
     }
 
+    fn got(&self) -> u32 {
+        self.sent[..KEYS].iter().sum()
+    }
+
     fn leave(&mut self, now: Tick, room: Room) {
+        let hold = self.hold.unwrap_or(HOLD.0);
+        // Where the key frames of many cameras come at once, most of them are stale at their turn.
+        if self.known > KEYS && self.got() + 1 < self.had {
+            self.again = now + hold;
+            return self.all_again(now);
+        }
         let interval = self.keys.usual().unwrap_or_default().as_secs_f64();
         let could_have = 1.0 + room.fps * interval / room.cameras.max(1) as f64;
         if could_have < LEAVE {
@@ -238,11 +254,15 @@ impl Thin {
             return;
         }
         let since = *self.room_since.get_or_insert(now);
-        if now.since(since) >= self.hold.unwrap_or(HOLD.0) {
-            (self.far_behind, self.left, self.known) = (false, Some(now), 0);
-            // Turns were as rare as key frames; they will not be.
-            (self.turns, self.skipped) = (Interval::default(), None);
+        if now.since(since) >= hold {
+            self.all_again(now);
         }
+    }
+
+    fn all_again(&mut self, now: Tick) {
+        (self.far_behind, self.left, self.known) = (false, Some(now), 0);
+        // Turns were as rare as key frames; they will not be.
+        (self.turns, self.skipped) = (Interval::default(), None);
     }
 }
 

@@ -22,6 +22,10 @@ struct World {
     seconds: u64,
     thinned: bool,
     max_fps: Option<f64>,
+    /// Runs take up to this part more or less.
+    noise: f64,
+    /// All cameras send at the same moments.
+    in_step: bool,
 }
 
 #[derive(Default, Debug)]
@@ -54,7 +58,17 @@ impl Outcome {
 }
 
 fn overloaded(pattern: Vec<Kind>) -> World {
-    World { cameras: 8, interval: 67, pattern, service: |_| 50, seconds: 60, thinned: true, max_fps: None }
+    World {
+        cameras: 8,
+        interval: 67,
+        pattern,
+        service: |_| 50,
+        seconds: 60,
+        thinned: true,
+        max_fps: None,
+        noise: 0.1,
+        in_step: false,
+    }
 }
 
 impl World {
@@ -67,14 +81,15 @@ impl World {
         }
         let mut out = Outcome { sent: vec![0; self.cameras], ..Outcome::default() };
         let mut rng = fastrand::Rng::with_seed(7);
-        let mut next: Vec<u64> = ids.iter().map(|_| rng.u64(0..self.interval)).collect();
+        let mut next: Vec<u64> =
+            ids.iter().map(|_| if self.in_step { 0 } else { rng.u64(0..self.interval) }).collect();
         let (mut counts, mut seqs) = (vec![0; self.cameras], vec![0; self.cameras]);
         let mut decoding: VecDeque<(u64, CameraId, u64)> = VecDeque::new();
         let (mut free_at, mut batch, mut dropped) = (0, Vec::new(), Vec::new());
         for now in 0..self.seconds * 1000 {
             let tick = Tick::from_millis(now);
             for (id, next) in ids.iter().zip(&mut next).filter(|(_, next)| **next == now) {
-                *next += self.interval + rng.u64(0..5) - 2;
+                *next += if self.in_step { self.interval } else { self.interval + rng.u64(0..5) - 2 };
                 let kind = self.pattern[counts[id.index()] % self.pattern.len()];
                 counts[id.index()] += 1;
                 out.came += 1;
@@ -95,7 +110,8 @@ impl World {
             }
             let slots = usize::from(now >= free_at);
             if batcher.poll(tick, slots, &mut batch) == Step::Send {
-                free_at = now + (self.service)(now / 1000);
+                let took = (self.service)(now / 1000) as f64;
+                free_at = now + (took * (1.0 + self.noise * (2.0 * rng.f64() - 1.0))) as u64;
                 for (key, came) in batch.drain(..) {
                     out.sent[key.camera.index()] += 1;
                     out.ages.push(now - came);
@@ -134,12 +150,14 @@ fn key_and_references(pictures: usize) -> Vec<Kind> {
 #[test]
 fn decoding_what_a_turn_takes_costs_no_frame_and_no_latency() {
     // 120 pictures come in a second and 20 are taken. At most two a turn are decoded, and what others need.
-    for (pattern, most) in [(vec![Kind::Single], 0.45), (with_b_frames(), 0.65)] {
-        let world = overloaded(pattern);
+    for (pattern, most, noise) in
+        [(vec![Kind::Single], 0.45, 0.1), (with_b_frames(), 0.65, 0.1), (vec![Kind::Single], 0.5, 0.8)]
+    {
+        let world = World { noise, ..overloaded(pattern) };
         let (mut thinned, mut full) = (world.play(), world.without());
         assert!(thinned.decoded_part() < most, "{:.2} decoded", thinned.decoded_part());
         assert!(
-            thinned.inferred() >= 0.995 * full.inferred(),
+            thinned.inferred() >= 0.99 * full.inferred(),
             "{} of {}",
             thinned.inferred(),
             full.inferred()
@@ -154,7 +172,7 @@ fn decoding_what_a_turn_takes_costs_no_frame_and_no_latency() {
 #[test]
 fn an_engine_that_keeps_up_has_everything_decoded() {
     for (pattern, cameras) in [(vec![Kind::Single], 8), (with_b_frames(), 8), (key_and_references(15), 3)] {
-        let world = World { cameras, service: |_| 7, ..overloaded(pattern) };
+        let world = World { cameras, service: |_| 6, ..overloaded(pattern) };
         let out = world.play();
         assert_eq!((out.skipped, out.levels.as_slice()), (0, &[][..]));
     }
@@ -175,16 +193,32 @@ fn a_camera_far_behind_is_decoded_by_key_frames_until_there_is_room() {
     // A key frame a second; each camera gets 1.1 frames a second.
     let world =
         World { service: |second| if second < 40 { 113 } else { 10 }, ..overloaded(key_and_references(15)) };
+    let out = world.play();
+    let (first, last) = (out.levels[0], out.levels[out.levels.len() - 1]);
+    assert!(first.0 < 8_000 && first.1 == Level::KeyFrames, "{:?}", out.levels);
+    assert!((41_000..55_000).contains(&last.0) && last.1 == Level::All, "{:?}", out.levels);
+    // Its key frames may have been stale too often for a while.
+    assert!(out.levels.len() <= 4, "{:?}", out.levels);
+
+    // Those that are not far behind take what the others leave: the engine stays full.
+    let world = World { service: |_| 113, ..overloaded(key_and_references(15)) };
     let (out, full) = (world.play(), world.without());
-    let levels: Vec<Level> = out.levels.iter().map(|(_, level)| *level).collect();
-    assert_eq!(levels, [Level::KeyFrames, Level::All], "{:?}", out.levels);
-    assert!(out.levels[0].0 < 8_000 && (45_000..52_000).contains(&out.levels[1].0), "{:?}", out.levels);
-    assert!((out.decoded as f64) < 0.5 * full.decoded as f64, "{} of {} decoded", out.decoded, full.decoded);
+    assert!(out.decoded_part() < 0.6, "{:.2} decoded", out.decoded_part());
+    assert!(out.inferred() >= 0.97 * full.inferred(), "{} of {}", out.inferred(), full.inferred());
 
     // With two frames a key interval it would lose too much.
     let world = World { service: |_| 60, ..overloaded(key_and_references(15)) };
     let out = world.play();
     assert_eq!(out.skipped, 0);
+}
+
+#[test]
+fn key_frames_that_come_all_at_once_are_not_relied_on() {
+    // Eight key frames every second: the ring's 300 ms are over after the third.
+    let world = World { service: |_| 113, seconds: 300, in_step: true, ..overloaded(key_and_references(15)) };
+    let (out, full) = (world.play(), world.without());
+    assert!(out.inferred() >= 0.93 * full.inferred(), "{} of {}", out.inferred(), full.inferred());
+    assert!(out.levels.len() <= 12, "{:?}", out.levels);
 }
 
 #[test]
@@ -225,11 +259,11 @@ fn a_camera_that_comes_back_is_decoded_in_full() {
 }
 
 fn unit() -> impl Strategy<Value = Coded> {
-    let kind = prop_oneof![
-        1 => Just(Kind::Key), 4 => Just(Kind::Reference), 4 => Just(Kind::Disposable)
-    ];
-    (kind, prop::bool::weighted(0.8), prop::bool::weighted(0.2)).prop_map(|(kind, starts, leans_back)| {
-        Coded { kind, starts, leans_back: leans_back && kind != Kind::Key }
+    let kind = prop_oneof![1 => Just(Kind::Key), 4 => Just(Kind::Reference), 4 => Just(Kind::Disposable)];
+    (kind, prop::bool::weighted(0.2)).prop_map(|(kind, leans_back)| Coded {
+        kind,
+        starts: true,
+        leans_back: leans_back && kind != Kind::Key,
     })
 }
 
