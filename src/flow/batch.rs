@@ -586,10 +586,12 @@ impl<T> Batcher<T> {
             Priority::Realtime => self.realtime_behind_since,
             Priority::Bulk => self.behind_since,
         };
-        let Some(since) = since.filter(|_| camera.settings.backlog_frames < u32::MAX) else { return };
+        if camera.settings.backlog_frames == u32::MAX {
+            return;
+        }
         let usual = camera.interval.usual().unwrap_or_default();
         let patience = self.max_wait.max(usual.saturating_mul(camera.settings.backlog_frames));
-        let behind = self.behind_since.is_some_and(|since| self.now.since(since) > patience);
+        let behind = since.is_some_and(|since| self.now.since(since) > patience);
         // Where pictures are left out already a short queue does not mean that the engine keeps up.
         if !behind && camera.thin.opens().is_none() {
             return;
