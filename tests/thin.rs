@@ -62,8 +62,8 @@ fn decode(
     let (into, came) = (Arc::clone(&pictures), Arc::clone(&units));
     let (seen, mut valve) = (Arc::clone(&units), Valve::default());
     let gate: Gate = Box::new(move |unit| {
-        let number = seen.lock().unwrap().len();
-        seen.lock().unwrap().push(unit);
+        let number = seen.lock().expect("nobody panicked").len();
+        seen.lock().expect("nobody panicked").push(unit);
         valve.pass(unit, |_| wanted(number, unit))
     });
     let (happening, happenings) = crossbeam_channel::bounded(64);
@@ -74,20 +74,22 @@ fn decode(
         for row in planes.data[0].chunks(planes.stride[0]).take(picture.size.height as usize) {
             row[..width].hash(&mut hash);
         }
-        let came = came.lock().unwrap().len();
-        into.lock().unwrap().insert(picture.pts.expect("it has a time").0, (hash.finish(), came));
+        let came = came.lock().expect("nobody panicked").len();
+        into.lock()
+            .expect("nobody panicked")
+            .insert(picture.pts.expect("it has a time").0, (hash.finish(), came));
     });
-    let running = source::open(&camera, Sink { picture, happening, gate: Some(gate) }).unwrap();
-    loop {
-        match happenings.recv_timeout(Duration::from_secs(60)).expect("the file ends") {
-            Happening::Ended => break,
-            Happening::Undecodable => panic!("{}: something cannot be decoded", clip.display()),
-            Happening::Failed(fault) => panic!("{}: {fault}", clip.display()),
-        }
+    let running = source::open(&camera, Sink { picture, happening, gate: Some(gate) }).expect("it opens");
+    match happenings.recv_timeout(Duration::from_secs(60)).expect("the file ends") {
+        Happening::Ended => {}
+        Happening::Undecodable => panic!("{}: something cannot be decoded", clip.display()),
+        Happening::Failed(fault) => panic!("{}: {fault}", clip.display()),
     }
     drop(running);
-    let taken = (std::mem::take(&mut *pictures.lock().unwrap()), std::mem::take(&mut *units.lock().unwrap()));
-    taken
+    (
+        std::mem::take(&mut *pictures.lock().expect("nobody panicked")),
+        std::mem::take(&mut *units.lock().expect("nobody panicked")),
+    )
 }
 
 /// Streams as cameras send them: the name, the encoder's arguments, whether some pictures are disposable.
