@@ -33,6 +33,7 @@ fn cameras_and_metrics_tell_the_same_ledger() {
     let video = Video { width: 1280, height: 720, fps: Some(25.0), codec: "h265".into() };
     card.set_link(Link::Online { video, since: Wall(1_767_225_600_000_000_000) });
     card.note_latency(net.clock.now(), Duration::from_millis(40));
+    card.set_decode(weir::flow::thin::Level::KeyFrames);
 
     let (status, door) = get_json(&net.url("/api/v1/cameras/door"));
     assert_eq!(status, 200);
@@ -41,6 +42,7 @@ fn cameras_and_metrics_tell_the_same_ledger() {
     assert_eq!(door["since"], "2026-01-01T00:00:00.000Z");
     assert_eq!(door["video"]["codec"], "h265");
     assert_eq!(door["latency_ms"]["p95"], 40.0);
+    assert_eq!(door["decode"], "key_frames");
     let frames = serde_json::json!({
         "in": 10, "in_flight": 7, "inferred": 2, "overrun": 1, "stale": 0, "skipped": 0, "decode_error": 0, "failed": 0
     });
@@ -60,6 +62,7 @@ fn cameras_and_metrics_tell_the_same_ledger() {
     assert_eq!(net.metric("weir_frames_in_total{camera=\"door\"}"), counted);
     assert_eq!(net.metric("weir_frames_total{camera=\"door\",fate=\"inferred\"}"), 2.0);
     assert_eq!(net.metric("weir_camera_online{camera=\"door\"}"), 1.0);
+    assert_eq!(net.metric("weir_decode_level{camera=\"door\"}"), 2.0);
     net.stop();
 }
 
