@@ -243,7 +243,7 @@ impl Thin {
     fn leave(&mut self, now: Tick, room: Room) {
         let hold = self.hold.unwrap_or(HOLD.0);
         // Where the key frames of many cameras come at once, most of them are stale at their turn.
-        if self.known > KEYS && self.got() + 1 < self.had {
+        if self.known > KEYS && 4 * self.got() < 3 * self.had {
             self.again = now + hold;
             return self.all_again(now);
         }

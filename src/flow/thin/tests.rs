@@ -219,6 +219,8 @@ fn key_frames_that_come_all_at_once_are_not_relied_on() {
     let (out, full) = (world.play(), world.without());
     assert!(out.inferred() >= 0.93 * full.inferred(), "{} of {}", out.inferred(), full.inferred());
     assert!(out.levels.len() <= 12, "{:?}", out.levels);
+    let (least, even) = (out.sent.iter().min().copied().unwrap_or(0), full.inferred() / 8.0);
+    assert!(least as f64 >= 0.8 * even, "{:?}", out.sent);
 }
 
 #[test]
