@@ -43,7 +43,7 @@ use crate::flow::capacity::Ceiling;
 use crate::flow::pace::Reason;
 use crate::frame::Fate;
 use crate::outbox::Outbox;
-use crate::request::{CLASSES, Outcome, Requests, class_name};
+use crate::request::{CLASSES, Outcome, Requests};
 
 /// From a table lookup to a second of a hung engine.
 const STAGE_SECONDS: [f64; 14] =
@@ -249,7 +249,7 @@ impl BoardGauges {
 
 fn copy_requests(requests: &Requests) {
     for class in CLASSES {
-        let name = class_name(class);
+        let name = class.name();
         gauge!("weir_requests_pending", "class" => name).set(requests.pending(class) as f64);
         for outcome in Outcome::ALL {
             let ended = counter!("weir_requests_total", "class" => name, "outcome" => outcome.name());

@@ -438,7 +438,11 @@ fn camera(check: &mut Check<'_>, name: &str, section: &Section, batcher: &Sectio
         drop_policy: if policy == Some("skip-frame") { DropPolicy::SkipFrame } else { DropPolicy::Oldest },
         backlog_frames: section.opt_int("backlog_frames").unwrap_or_else(|| batcher.int("backlog_frames"))
             as u32,
-        priority: if section.text("priority") == Some("bulk") { Priority::Bulk } else { Priority::Realtime },
+        priority: if section.text("priority") == Some(Priority::Bulk.name()) {
+            Priority::Bulk
+        } else {
+            Priority::Realtime
+        },
         weight: section.int("weight") as u32,
         max_fps: section.opt_float("max_fps"),
         still_fps: section.bool("motion_gate").then(|| section.float("still_fps")),

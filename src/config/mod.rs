@@ -205,6 +205,16 @@ pub enum Priority {
     Bulk,
 }
 
+impl Priority {
+    /// The word of configuration, API and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Priority::Realtime => "realtime",
+            Priority::Bulk => "bulk",
+        }
+    }
+}
+
 /// `[track]`: settings of the tracker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Track {

@@ -38,13 +38,14 @@ mod sim;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod wait;
 
 use std::time::Duration;
 
 use self::turns::{Turn, Turns};
+pub use self::wait::Wait;
 use super::agenda::Agenda;
 use super::cap::Cap;
-use super::curve::Curve;
 use super::interval::Interval;
 use super::ring::{Dropped, Ring};
 use super::thin::{Kind, Level, Room, Thin};
@@ -74,64 +75,6 @@ impl Default for Settings {
     }
 }
 
-/// When a frame waits for company while the engine is free.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "a batcher holds one, and it is set four times a second")]
-pub enum Wait {
-    /// For every camera that is due before the limit.
-    Always(Duration),
-    /// For a camera that is due before the limit, where that lowers the sum of all latencies: what the frames at hand
-    /// lose by it, n·(gap + S(n+1) − S(n)), is less than the S(n) − gap that the newcomer need not wait for the engine.
-    /// When `saturated`, also where it raises the engine's rate: (n+1)/(gap + S(n+1)) > n/S(n); the limit counts from
-    /// when the engine was free then, as the frames waited for it, not for company, until that.
-    WherePays {
-        /// The longest.
-        limit: Duration,
-        /// S(b).
-        curve: Curve,
-        /// Frames are being lost: rate comes before latency.
-        saturated: bool,
-        /// Bulk frames fill a batch up to this size only.
-        bulk_slots: usize,
-    },
-}
-
-impl Wait {
-    fn limit(&self) -> Duration {
-        match self {
-            Wait::Always(limit) | Wait::WherePays { limit, .. } => *limit,
-        }
-    }
-
-    fn is_saturated(&self) -> bool {
-        matches!(self, Wait::WherePays { saturated: true, .. })
-    }
-
-    /// The largest batch that bulk frames may make.
-    fn bulk_slots(&self) -> usize {
-        match self {
-            Wait::Always(_) => usize::MAX,
-            Wait::WherePays { bulk_slots, .. } => *bulk_slots,
-        }
-    }
-
-    /// Does waiting `gap` for one more frame pay when `frames` wait?
-    fn pays(&self, frames: usize, gap: Duration) -> bool {
-        let Wait::WherePays { curve, saturated, .. } = self else { return true };
-        let (n, seconds) = (frames as f64, gap.as_secs_f64());
-        let (now, one_more) = (curve.service(frames).as_secs_f64(), curve.service(frames + 1).as_secs_f64());
-        n * (seconds + one_more - now) < now - seconds || *saturated && self.pays_in_rate(frames, gap)
-    }
-
-    /// Does waiting `gap` for one more frame make the engine give more frames a second, when that is what counts?
-    fn pays_in_rate(&self, frames: usize, gap: Duration) -> bool {
-        let Wait::WherePays { curve, saturated: true, .. } = self else { return false };
-        let (n, gap) = (frames as f64, gap.as_secs_f64());
-        let (now, one_more) = (curve.service(frames).as_secs_f64(), curve.service(frames + 1).as_secs_f64());
-        (n + 1.0) * now > n * (gap + one_more)
-    }
-}
-
 /// What holds for one camera.
 #[derive(Clone, Debug)]
 pub struct CameraSettings {
@@ -150,6 +93,12 @@ pub struct CameraSettings {
     pub weight: u32,
     /// The most frames a second that are taken in; the others are skipped at once.
     pub max_fps: Option<f64>,
+}
+
+impl CameraSettings {
+    fn is_realtime(&self) -> bool {
+        self.priority == Priority::Realtime
+    }
 }
 
 impl Default for CameraSettings {
@@ -349,7 +298,7 @@ impl<T> Batcher<T> {
         }
         camera.due = camera.thin.due().max(camera.due);
         if !capped {
-            let realtime = u64::from(camera.settings.priority == Priority::Realtime);
+            let realtime = u64::from(camera.settings.is_realtime());
             self.tally.came += 1;
             self.tally.realtime += realtime;
             self.tally.realtime_lost += realtime;
@@ -384,17 +333,14 @@ impl<T> Batcher<T> {
             camera.ring.thin(camera.ring.len() - 1, &mut self.dropped);
         }
         self.dropped.extend(camera.ring.push(now, key, item));
-        self.waiting = self.waiting - before + camera.ring.len();
-        let realtime = camera.settings.priority == Priority::Realtime;
-        camera.thin.lost(before + 1 - camera.ring.len());
-        if realtime {
-            self.realtime_waiting = self.realtime_waiting - before + camera.ring.len();
-        }
-        self.tally.came += 1;
-        self.tally.realtime += u64::from(realtime);
-        self.tally.realtime_lost += if realtime { (before + 1 - camera.ring.len()) as u64 } else { 0 };
         self.turns.put(&mut camera.turn, before == 0, key.camera);
         self.by_oldest.put(camera.ring.oldest().unwrap_or(now), key.camera);
+        let (realtime, lost) = (camera.settings.is_realtime(), before + 1 - camera.ring.len());
+        self.waiting += 1;
+        self.realtime_waiting += usize::from(realtime);
+        self.tally.came += 1;
+        self.tally.realtime += u64::from(realtime);
+        self.lost(key.camera, lost);
     }
 
     /// The only decision. `slots` is the largest batch that the engine takes now, 0 while it is busy.
@@ -515,32 +461,25 @@ impl<T> Batcher<T> {
 
     /// Appends up to `slots` frames. False when all that seemed to wait was stale.
     fn fill(&mut self, slots: usize, batch: &mut Vec<(FrameKey, T)>) -> bool {
-        if self.waiting <= slots {
-            self.behind_since = None;
-        } else {
-            self.behind_since.get_or_insert(self.now);
-        }
-        if self.realtime_waiting <= slots {
-            self.realtime_behind_since = None;
-        } else {
-            self.realtime_behind_since.get_or_insert(self.now);
-        }
+        let since = |before: Option<Tick>, waiting| (waiting > slots).then_some(before.unwrap_or(self.now));
+        self.behind_since = since(self.behind_since, self.waiting);
+        self.realtime_behind_since = since(self.realtime_behind_since, self.realtime_waiting);
         self.deal(slots);
         let mut chosen = std::mem::take(&mut self.chosen);
         let any = !chosen.is_empty();
         for id in chosen.drain(..) {
             self.thin_out(id);
             let camera = camera(&mut self.cameras, id);
-            let realtime = camera.settings.priority == Priority::Realtime;
+            let realtime = camera.settings.is_realtime();
             let share = std::mem::take(&mut camera.share);
             batch.extend(std::iter::from_fn(|| camera.ring.pop()).take(share));
             self.waiting -= share;
+            self.realtime_waiting -= if realtime { share } else { 0 };
             camera.thin.sent(self.now, share);
             camera.due = camera.thin.due().max(camera.due);
             if !camera.ring.is_empty() {
                 self.turns.put(&mut camera.turn, false, id);
             }
-            self.realtime_waiting -= if realtime { share } else { 0 };
             self.await_next(id);
         }
         self.chosen = chosen;
@@ -610,7 +549,7 @@ impl<T> Batcher<T> {
         self.waiting -= frames;
         let camera = camera(&mut self.cameras, id);
         camera.thin.lost(frames);
-        if camera.settings.priority == Priority::Realtime {
+        if camera.settings.is_realtime() {
             self.tally.realtime_lost += frames as u64;
             self.realtime_waiting -= frames;
         }

@@ -18,14 +18,13 @@
 use std::time::Duration;
 
 use super::curve::Curve;
+use super::pace::AIM;
 use crate::config::Priority;
 
 /// The part of an engine, and of the cores, that is planned for.
 pub const RHO_MAX: f64 = 0.7;
 /// Fewer frames a second than this are no camera: instead of so few the answer is no.
 pub const LEAST_FPS: f64 = 1.0;
-/// The part of the p95 target that is aimed at; [`super::pace`] aims at the same.
-const AIM: f64 = 0.9;
 /// A decoder's own pictures: what H.264 level 4.1 may hold at 1080p (4), and those under way.
 const DECODER_PICTURES: f64 = 8.0;
 /// A pipeline's code, queues and threads, bytes.

@@ -33,7 +33,7 @@ const MISSES: u32 = 2;
 /// Fewer samples than this say nothing about a 95th percentile.
 const ENOUGH: usize = 20;
 /// The part of the target that is aimed at.
-const AIM: f64 = 0.9;
+pub(super) const AIM: f64 = 0.9;
 /// How long a failed rung is left alone, at first and at most.
 const HOLD: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
@@ -107,7 +107,9 @@ pub struct Pace {
 pub struct Pacer {
     objective: Objective,
     curve: Curve,
-    base: Window,
+    ages: Window,
+    /// p95 of [`Pacer::ages`] at the last look.
+    base: Duration,
     pace: Pace,
     looked: Tick,
     misses: u32,
@@ -153,7 +155,8 @@ impl Pacer {
         let mut pacer = Pacer {
             objective,
             curve,
-            base: Window::new(Duration::from_secs(2)),
+            ages: Window::new(Duration::from_secs(2)),
+            base: Duration::ZERO,
             pace,
             looked: Tick::ZERO,
             misses: 0,
@@ -191,7 +194,7 @@ impl Pacer {
 
     /// A realtime frame reached its ring `age` after it had arrived.
     pub fn came(&mut self, now: Tick, age: Duration) {
-        self.base.note(now, age);
+        self.ages.note(now, age);
     }
 
     /// A batch ran.
@@ -231,37 +234,22 @@ impl Pacer {
             self.pace.rho += 0.3 * (rho - self.pace.rho);
         }
         (self.pace.p95, self.pace.saturated) = (measured, saturated);
-        if self.base() + self.curve.service(1) > self.objective.target {
+        self.base = self.ages.percentiles(now).map_or(Duration::ZERO, |p| p.p95);
+        if self.base + self.curve.service(1) > self.objective.target {
             self.hopeless_until = now + HOLD.0;
         }
-        self.decide(now, measured, saturated, &seen, latency);
-        let half = self.curve.service(self.pace.slots) / 2;
-        let fits = self.sizes().rfind(|frames| self.curve.service(*frames) <= half).unwrap_or(1);
-        self.pace.bulk_slots = if tally.realtime == 0 { self.pace.slots } else { fits };
-        self.pace
-    }
-
-    fn decide(
-        &mut self,
-        now: Tick,
-        measured: Option<Duration>,
-        saturated: bool,
-        seen: &Seen,
-        latency: &mut Window,
-    ) {
         if now < self.hopeless_until {
             self.pace.reason = Reason::Unreachable;
             self.pace.slots = self.most();
             self.pace.wait = Duration::ZERO;
-            return;
+        } else {
+            self.pace.reason = self.size(now, measured, saturated, &seen, latency);
+            self.limit_wait(measured);
         }
-        self.pace.reason = self.size(now, measured, saturated, seen, latency);
-        self.limit_wait(measured);
-    }
-
-    fn base(&mut self) -> Duration {
-        let now = self.looked;
-        self.base.percentiles(now).map_or(Duration::ZERO, |p| p.p95)
+        let half = self.curve.service(self.pace.slots) / 2;
+        let fits = self.sizes().rfind(|frames| self.curve.service(*frames) <= half).unwrap_or(1);
+        self.pace.bulk_slots = if tally.realtime == 0 { self.pace.slots } else { fits };
+        self.pace
     }
 
     fn most(&self) -> usize {
@@ -284,8 +272,8 @@ impl Pacer {
 
     /// The largest size whose promise fits the target with room to spare, or without it where the offered load needs that size: a
     /// queue that stands costs more than a larger batch. 1 if none does.
-    fn promised(&mut self) -> usize {
-        let (base, target) = (self.base(), self.objective.target);
+    fn promised(&self) -> usize {
+        let (base, target) = (self.base, self.objective.target);
         let fits = |frames: usize, part: f64| base + 2 * self.curve.service(frames) <= target.mul_f64(part);
         let safe = self.sizes().rfind(|frames| fits(*frames, AIM)).unwrap_or(1);
         let offered = 1.01 * self.pace.rho * self.curve.capacity();
@@ -364,7 +352,7 @@ impl Pacer {
             _ => self.trim = (self.trim + 0.02).min(1.0),
         }
         let batch = (self.pace.fill.ceil() as usize).clamp(1, self.pace.slots);
-        let spent = self.base() + 2 * self.curve.service(batch);
+        let spent = self.base + 2 * self.curve.service(batch);
         let left = target.mul_f64(AIM).saturating_sub(spent).min(self.objective.max_wait);
         let wait = left.mul_f64(self.trim);
         let (old, new) = (self.pace.wait.as_secs_f64(), wait.as_secs_f64());

@@ -34,14 +34,6 @@ use crate::frame::{CameraId, Fate, FrameKey, Size};
 /// The classes of requests, in the order of their camera numbers.
 pub const CLASSES: [Priority; 2] = [Priority::Realtime, Priority::Bulk];
 
-/// The word for a class in the configuration, the API and the metrics.
-pub const fn class_name(class: Priority) -> &'static str {
-    match class {
-        Priority::Realtime => "realtime",
-        Priority::Bulk => "bulk",
-    }
-}
-
 /// How a request ended, as its client saw it. Every request that names its class ends in exactly one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -10,8 +10,7 @@ mod simulate;
 
 use std::fmt::Write as _;
 
-use simulate::{Arrivals, Outcome, Steering, World, cameras, curve, ms};
-use weir::flow::curve::Curve;
+use simulate::{Arrivals, Outcome, Steering, World, best_fixed, cameras, curve, ms};
 
 const LOADS: [f64; 15] = [0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.1, 1.3, 1.5, 2.0, 2.5, 3.0];
 
@@ -37,7 +36,10 @@ fn main() {
         for load in LOADS {
             let play = |steering| World::new(cameras(load, &curve, arrivals), &curve, steering).play();
             let paced = play(Steering::Paced { target: ms(target) });
-            println!("| {load} | {} |", row(best(&curve, target, play), &paced));
+            println!(
+                "| {load} | {} |",
+                row(best_fixed(&curve, &[0.0, 5.0, 10.0, 30.0, 100.0], target, play), &paced)
+            );
             let mut point = |steering: &str, outcome: &Outcome| {
                 let _ = writeln!(
                     csv,
@@ -58,21 +60,6 @@ fn main() {
     if let Some(file) = args.iter().position(|arg| arg == "--csv").and_then(|at| args.get(at + 1)) {
         std::fs::write(file, csv).unwrap_or_else(|error| panic!("{file}: {error}"));
     }
-}
-
-/// The fixed setting with the largest goodput that keeps the target: Δ, batch, outcome.
-fn best(curve: &Curve, target: f64, play: impl Fn(Steering) -> Outcome) -> Option<(f64, usize, Outcome)> {
-    let mut best: Option<(f64, usize, Outcome)> = None;
-    for wait in [0.0, 5.0, 10.0, 30.0, 100.0] {
-        for rung in curve.rungs() {
-            let outcome = play(Steering::Fixed { wait: ms(wait), slots: rung.frames });
-            let better = best.as_ref().is_none_or(|(.., best)| outcome.goodput() > best.goodput());
-            if outcome.p95() <= target && better {
-                best = Some((wait, rung.frames, outcome));
-            }
-        }
-    }
-    best
 }
 
 fn row(best: Option<(f64, usize, Outcome)>, paced: &Outcome) -> String {

@@ -365,3 +365,23 @@ pub fn cameras(load: f64, curve: &Curve, arrivals: Arrivals) -> Vec<Camera> {
     let count = (offered / 30.0).round().max(1.0);
     vec![Camera::new(offered / count, arrivals); count as usize]
 }
+
+/// Of all fixed settings with one of these waits (ms) the one with the largest goodput that keeps the target: Δ, batch, outcome.
+pub fn best_fixed(
+    curve: &Curve,
+    waits: &[f64],
+    target: f64,
+    play: impl Fn(Steering) -> Outcome,
+) -> Option<(f64, usize, Outcome)> {
+    let mut best: Option<(f64, usize, Outcome)> = None;
+    for &wait in waits {
+        for rung in curve.rungs() {
+            let outcome = play(Steering::Fixed { wait: ms(wait), slots: rung.frames });
+            let better = best.as_ref().is_none_or(|(.., best)| outcome.goodput() > best.goodput());
+            if outcome.p95() <= target && better {
+                best = Some((wait, rung.frames, outcome));
+            }
+        }
+    }
+    best
+}

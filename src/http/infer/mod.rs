@@ -31,7 +31,7 @@ pub use self::access::Access;
 use super::{Shared, error};
 use crate::config::Priority;
 use crate::request::desk::{Ask, Desk, MOST_TIMEOUT, Told};
-use crate::request::{CLASSES, Outcome, Refusal, class_name};
+use crate::request::{CLASSES, Outcome, Refusal};
 
 /// The most bytes in one request: so many pictures of the largest size.
 pub(super) fn most_bytes(desk: &Desk) -> usize {
@@ -97,7 +97,7 @@ fn understood(query: Result<Query<Asked>, QueryRejection>) -> Result<Wish, Refus
         None => Priority::Bulk,
         Some(word) => CLASSES
             .into_iter()
-            .find(|class| class_name(*class) == word)
+            .find(|class| class.name() == word)
             .ok_or_else(|| bad(format!("class is realtime or bulk, not {word:?}")))?,
     };
     let timeout = Duration::from_millis(asked.timeout_ms.unwrap_or(1_000));
@@ -176,7 +176,7 @@ pub(super) fn counts(shared: &Shared) -> Value {
                 .collect();
             let frames = super::cameras::frames(&requests.ledger(class).read());
             let shown = json!({ "pending": requests.pending(class), "ended": ended, "frames": frames });
-            (class_name(class).to_owned(), shown)
+            (class.name().to_owned(), shown)
         })
         .collect();
     json!({ "limit": shared.api.infer.desk.limits().pending, "classes": classes })
