@@ -68,6 +68,19 @@ fn weir(bencher: Bencher<'_, '_>, (format, layout): (PixelFormat, Layout)) {
         .bench_local(|| plan.run(black_box(&planes), black_box(&mut slot)).expect("the picture is whole"));
 }
 
+/// Pictures that no cache holds any more, as after a decoder and an engine.
+#[divan::bench(args = [PixelFormat::I420, PixelFormat::Nv12])]
+fn weir_from_memory(bencher: Bencher<'_, '_>, format: PixelFormat) {
+    let pictures: Vec<_> = std::iter::repeat_with(picture).take(24).collect();
+    let mut plan = Plan::new(&geometry(format), &input(Layout::Nchw));
+    let mut slot = vec![0.0; SLOT];
+    let mut next = pictures.iter().cycle();
+    bencher.counter(ItemsCount::new(1usize)).bench_local(|| {
+        let data = next.next().expect("it never ends");
+        plan.run(black_box(&planes(data, format)), black_box(&mut slot)).expect("the picture is whole");
+    });
+}
+
 #[divan::bench]
 fn resize_each_plane_then_convert(bencher: Bencher<'_, '_>) {
     let data = picture();
