@@ -13,8 +13,8 @@
 //! 3. The slots go round, `realtime` before `bulk`, by weight ([`turns`]): one frame a camera a round, the
 //!    camera that has had least goes first, further rounds while slots remain.
 //! 4. A camera that has more frames than slots keeps them for the next batch, in order, **unless the
-//!    engine is behind**: for longer than the camera's *patience* no batch could take everything that
-//!    waited; for a realtime camera, everything of its class, as a backlog of bulk frames is none of its
+//!    engine is behind**: for longer than the camera's *patience* batches could not take everything that
+//!    waited ([`backlog`]); for a realtime camera, everything of its class, as a backlog of bulk frames is none of its
 //!    business. Patience is `max_wait` or the camera's own frame interval times its `backlog_frames`,
 //!    whichever is longer. Then its [`DropPolicy`] decides:
 //!
@@ -33,6 +33,7 @@
 //! A frame costs O(log cameras). Not in here: how large a batch may be (the caller's `slots`) and how long a wait,
 //! which [`super::pace`] steers.
 
+mod backlog;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
@@ -42,6 +43,7 @@ mod wait;
 
 use std::time::Duration;
 
+use self::backlog::Backlog;
 use self::turns::{Turn, Turns};
 pub use self::wait::Wait;
 use super::agenda::Agenda;
@@ -162,10 +164,10 @@ pub struct Batcher<T> {
     realtime_waiting: usize,
     /// Cameras with frames, by whose turn it is.
     turns: Turns,
-    /// Since when no batch has taken all that waited.
-    behind_since: Option<Tick>,
-    /// Since when no batch has taken all realtime frames that waited.
-    realtime_behind_since: Option<Tick>,
+    /// Of all frames.
+    backlog: Backlog,
+    /// Of realtime frames.
+    realtime_backlog: Backlog,
     /// Cameras with frames, by their oldest.
     by_oldest: Agenda<Tick>,
     /// Cameras without frames, by when the next one is due.
@@ -230,8 +232,8 @@ impl<T> Batcher<T> {
             waiting: 0,
             realtime_waiting: 0,
             turns: Turns::new(settings.bulk_share),
-            behind_since: None,
-            realtime_behind_since: None,
+            backlog: Backlog::default(),
+            realtime_backlog: Backlog::default(),
             by_oldest: Agenda::new(),
             by_due: Agenda::new(),
             chosen: Vec::new(),
@@ -461,9 +463,8 @@ impl<T> Batcher<T> {
 
     /// Appends up to `slots` frames. False when all that seemed to wait was stale.
     fn fill(&mut self, slots: usize, batch: &mut Vec<(FrameKey, T)>) -> bool {
-        let since = |before: Option<Tick>, waiting| (waiting > slots).then_some(before.unwrap_or(self.now));
-        self.behind_since = since(self.behind_since, self.waiting);
-        self.realtime_behind_since = since(self.realtime_behind_since, self.realtime_waiting);
+        self.backlog.note(self.now, self.waiting > slots);
+        self.realtime_backlog.note(self.now, self.realtime_waiting > slots);
         self.deal(slots);
         let mut chosen = std::mem::take(&mut self.chosen);
         let any = !chosen.is_empty();
@@ -521,16 +522,16 @@ impl<T> Batcher<T> {
     /// Applies the drop policy to a camera at its turn.
     fn thin_out(&mut self, id: CameraId) {
         let camera = camera(&mut self.cameras, id);
-        let since = match camera.settings.priority {
-            Priority::Realtime => self.realtime_behind_since,
-            Priority::Bulk => self.behind_since,
+        let backlog = match camera.settings.priority {
+            Priority::Realtime => &self.realtime_backlog,
+            Priority::Bulk => &self.backlog,
         };
         if camera.settings.backlog_frames == u32::MAX {
             return;
         }
         let usual = camera.interval.usual().unwrap_or_default();
         let patience = self.max_wait.max(usual.saturating_mul(camera.settings.backlog_frames));
-        let behind = since.is_some_and(|since| self.now.since(since) > patience);
+        let behind = backlog.stands(patience);
         // Where pictures are left out already a short queue does not mean that the engine keeps up.
         if !behind && camera.thin.opens().is_none() {
             return;
