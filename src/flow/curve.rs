@@ -90,12 +90,16 @@ impl Curve {
     }
 
     /// The largest batch that pays: the last rung that makes a frame at least 5 % cheaper than the best smaller
-    /// one. Beyond it a batch only adds latency (on a CPU that is often rung 1).
+    /// one, for each time that it doubles that. Beyond it a batch only adds latency (on a CPU that is often rung 1).
     pub fn largest_useful(&self) -> usize {
         let per_frame = |r: &Rung| r.service.as_secs_f64() / r.frames as f64;
         let mut best: Option<&Rung> = None;
         for rung in self.rungs() {
-            if best.is_none_or(|b| per_frame(rung) <= 0.95 * per_frame(b)) {
+            let gains = |b: &Rung| {
+                let doublings = (rung.frames as f64 / b.frames as f64).log2();
+                per_frame(rung) <= 0.95f64.powf(doublings) * per_frame(b)
+            };
+            if best.is_none_or(gains) {
                 best = Some(rung);
             }
         }
@@ -140,6 +144,11 @@ mod tests {
         assert_eq!(curve(&[(1, 20), (2, 40), (4, 80)]).largest_useful(), 1, "a CPU");
         assert_eq!(curve(&[(1, 10), (2, 11), (4, 14), (8, 27)]).largest_useful(), 4, "a GPU, full at 4");
         assert_eq!(curve(&[(1, 10), (2, 20), (4, 28)]).largest_useful(), 4, "a dip on the way");
+        assert_eq!(
+            curve(&[(1, 82), (2, 156), (4, 304), (8, 609)]).largest_useful(),
+            1,
+            "a busy CPU: 7 % for 7 times the latency"
+        );
         assert_eq!(curve(&[]).largest_useful(), 1);
     }
 
