@@ -197,6 +197,52 @@ pub struct TryArgs {
     pub min_score: f32,
 }
 
+const PREPARE: &str = "\
+Without --int8 the model's fixed batch is freed, and it is proved that nothing else changed.
+
+With --int8 convolutions and matrix products become 8-bit integers (static quantisation, ONNX QDQ). Ranges are measured on the video of
+--on, your own if possible; what that costs in boxes is shown, and the model is written only if it finds enough of them again.
+Worth it on processors with VNNI (or Arm's dot product); on others it is no faster, and the output says so.
+
+Examples:
+  weir model prepare yolox_nano.onnx -o yolox_nano-free.onnx
+  weir model prepare yolox_nano.onnx --int8 --on file:yard.mp4 -o yolox_nano-int8.onnx
+  weir model prepare coco-ssd.onnx --manifest models/coco-ssd/model.toml --int8 --on file:street.mp4 --truth gt.txt -o small.onnx";
+
+/// `weir model prepare …`.
+#[derive(Debug, clap::Args)]
+pub struct PrepareArgs {
+    /// The .onnx file; with --int8 its model.toml lies beside it, or is named
+    pub file: PathBuf,
+    /// The .onnx file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Quantise to 8-bit integers
+    #[arg(long, requires = "on")]
+    pub int8: bool,
+    /// The video to measure on, as `source` of a camera: file:PATH, rtsp://…
+    #[arg(long, value_name = "SOURCE", requires = "int8")]
+    pub on: Option<String>,
+    /// The model.toml, when it is not beside the .onnx file
+    #[arg(long, value_name = "FILE", requires = "int8")]
+    pub manifest: Option<String>,
+    /// Use so many pictures, half of them for measuring, half for comparing
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(8..=100_000), requires = "int8")]
+    pub frames: u64,
+    /// Use every n-th picture of the video
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100_000), requires = "int8")]
+    pub every: u64,
+    /// The part of the boxes that must be found again, 0 to 1
+    #[arg(long, value_name = "PART", default_value_t = 0.9, requires = "int8")]
+    pub least: f32,
+    /// MOTChallenge ground truth (gt.txt) of the video: the average precision before and after is shown
+    #[arg(long, value_name = "FILE", requires = "int8")]
+    pub truth: Option<PathBuf>,
+    /// The label of its boxes
+    #[arg(long, value_name = "LABEL", default_value = "person", requires = "truth")]
+    pub label: String,
+}
+
 /// `weir model …`.
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
@@ -210,14 +256,8 @@ pub enum ModelCommand {
     ///
     /// Edits the graph and proves on random input that a batch of four equals four batches of one; writes nothing
     /// when it does not. Needs ONNX Runtime.
-    #[command(after_long_help = "Example:\n  weir model prepare yolox_nano.onnx -o yolox_nano-free.onnx")]
-    Prepare {
-        /// The .onnx file with a fixed batch
-        file: PathBuf,
-        /// The .onnx file to write
-        #[arg(short, long, value_name = "FILE")]
-        output: PathBuf,
-    },
+    #[command(after_long_help = PREPARE)]
+    Prepare(PrepareArgs),
     /// Convert a TensorFlow.js graph model to ONNX, by the recipe in its model.toml
     #[command(
         after_long_help = "Example:\n  weir model convert --manifest models/coco-ssd/model.toml --from package/models/coco-ssd -o coco-ssd.onnx"
@@ -274,7 +314,7 @@ fn dispatch(command: Command) -> ExitCode {
         Command::Try(args) => commands::try_model(&args),
         Command::Plan(args) => commands::plan(&args),
         Command::Model(ModelCommand::Inspect { file }) => commands::inspect(&file),
-        Command::Model(ModelCommand::Prepare { file, output }) => commands::prepare(&file, &output),
+        Command::Model(ModelCommand::Prepare(args)) => commands::prepare(&args),
         Command::Model(ModelCommand::Convert { manifest, from, output }) => {
             commands::convert(&manifest, &from, &output)
         }

@@ -5,13 +5,14 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::cli::{ConfigFile, PlanArgs, TryArgs, exit, load, load_from, print};
+use crate::cli::{ConfigFile, PlanArgs, PrepareArgs, TryArgs, exit, load, load_from, print};
 use crate::config::{Env, Stat, System};
 use crate::device::software::session::load_runtime;
 use crate::fault::{Fault, Who};
 use crate::model::manifest::Manifest;
 use crate::model::{inspect, prepare, tfjs};
 use crate::plan::{self, Cameras};
+use crate::quantise::Job;
 use crate::tryout::Tryout;
 use crate::{live, log, run as daemon};
 
@@ -53,7 +54,8 @@ pub fn check(file: &ConfigFile, and_live: bool) -> ExitCode {
 
 /// `weir try`.
 pub fn try_model(args: &TryArgs) -> ExitCode {
-    let inline = Inline { text: as_configuration(args) };
+    let text = as_configuration(&args.model, args.manifest.as_deref(), &args.models, &args.source);
+    let inline = Inline { text };
     let config = match load_from(Path::new(Inline::NAME), &inline) {
         Ok(config) => config,
         Err(code) => return code,
@@ -77,16 +79,16 @@ pub fn try_model(args: &TryArgs) -> ExitCode {
 }
 
 /// The arguments as a configuration, so that they get the same checks and the same answers.
-fn as_configuration(args: &TryArgs) -> String {
+fn as_configuration(model: &str, manifest: Option<&str>, models: &str, source: &str) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
-    let model = if args.model.ends_with(".onnx") {
-        let manifest = args.manifest.as_deref().map(|m| format!("\nmanifest = {}", quoted(m)));
-        format!("path = {}{}", quoted(&args.model), manifest.unwrap_or_default())
+    let model = if model.ends_with(".onnx") {
+        let manifest = manifest.map(|m| format!("\nmanifest = {}", quoted(m)));
+        format!("path = {}{}", quoted(model), manifest.unwrap_or_default())
     } else {
-        format!("name = {}\ndirs = [{}]", quoted(&args.model), quoted(&args.models))
+        format!("name = {}\ndirs = [{}]", quoted(model), quoted(models))
     };
-    let file = if args.source.starts_with("file:") { "\nrepeat = false\nrealtime = false" } else { "" };
-    format!("[model]\n{model}\n[cameras.try]\nsource = {}{file}\n", quoted(&args.source))
+    let file = if source.starts_with("file:") { "\nrepeat = false\nrealtime = false" } else { "" };
+    format!("[model]\n{model}\n[cameras.try]\nsource = {}{file}\n", quoted(source))
 }
 
 /// A configuration that is no file; everything that it names is.
@@ -149,9 +151,38 @@ pub fn inspect(file: &Path) -> ExitCode {
 }
 
 /// `weir model prepare`.
-pub fn prepare(file: &Path, output: &Path) -> ExitCode {
-    match load_runtime(None).and_then(|runtime| prepare::prepare(file, output, &runtime)) {
+pub fn prepare(args: &PrepareArgs) -> ExitCode {
+    if args.int8 {
+        return quantise(args);
+    }
+    match load_runtime(None).and_then(|runtime| prepare::prepare(&args.file, &args.output, &runtime)) {
         Ok(prepared) => print(&prepared.to_string()),
+        Err(fault) => failed(&fault),
+    }
+}
+
+fn quantise(args: &PrepareArgs) -> ExitCode {
+    let (model, source) = (args.file.display().to_string(), args.on.as_deref().unwrap_or_default());
+    let inline = Inline { text: as_configuration(&model, args.manifest.as_deref(), "models", source) };
+    let config = match load_from(Path::new(Inline::NAME), &inline) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let [camera] = &config.cameras[..] else { unreachable!("the text above has one camera") };
+    let job = Job {
+        model: config.model.clone(),
+        infer: config.infer.clone(),
+        camera: camera.clone(),
+        every: args.every,
+        frames: args.frames,
+        truth: args.truth.clone(),
+        label: args.label.clone(),
+        least: args.least,
+        output: args.output.clone(),
+    };
+    // Progress goes where it does not mix with the result.
+    match job.run(&mut |step| drop(writeln!(io::stderr(), "weir: {step}"))) {
+        Ok(quantised) => print(&quantised.to_string()),
         Err(fault) => failed(&fault),
     }
 }

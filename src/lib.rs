@@ -38,9 +38,11 @@ pub mod sink;
 
 pub mod cli;
 pub mod commands;
+pub mod film;
 pub mod live;
 pub mod log;
 pub mod plan;
+pub mod quantise;
 pub mod run;
 pub mod stop;
 pub mod supervise;

@@ -3,20 +3,18 @@
 //! No batching, no dropping, no tracking: it answers "what does this network see here?".
 
 use std::io::Write;
-use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, bounded};
 use serde::Serialize;
 
 use crate::clock::SystemClock;
 use crate::config::{Camera, Infer, Model};
 use crate::device::software::Software;
-use crate::device::{Device, Engine, Happening, Outputs, Picture, Sink};
+use crate::device::{Device, Engine, Outputs};
 use crate::fault::{Fault, Who};
+use crate::film::Film;
 use crate::flow::detect::Detector;
 use crate::frame::{Detection, Frame, Size, Stamp};
 use crate::model::spec::TensorView;
-use crate::probe::refine;
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -45,9 +43,6 @@ pub struct Tryout {
     pub min_score: f32,
 }
 
-/// The longest that a source may be silent.
-const SILENCE: Duration = Duration::from_secs(15);
-
 impl Tryout {
     /// Runs to the end of the video, or to `frames`.
     ///
@@ -58,26 +53,11 @@ impl Tryout {
         let mut engine = device.engine()?;
         let mut detector = Detector::new(device.spec(), &engine.outputs())?;
         let labels = &device.spec().labels;
-        let (pictures, taken) = bounded::<Picture<_>>(2);
-        let (happening, happenings) = bounded(64);
-        let sink = Sink {
-            // Blocks when two wait: a file waits for the engine, so no frame is lost. An error: we have ended.
-            picture: Box::new(move |picture| drop(pictures.send(picture))),
-            happening,
-            gate: None,
-        };
-        let source = device.open(&self.camera, sink)?;
+        let mut film = Film::open(&device, &self.camera)?;
         let mut found = Vec::new();
         let mut number = 0;
         while self.frames == 0 || number < self.frames {
-            // A picture first: the end of the stream overtakes the last ones.
-            let picture = match taken.try_recv() {
-                Ok(picture) => picture,
-                Err(_) => match next(&taken, &happenings).map_err(|f| refine(&self.camera.source, f))? {
-                    Some(picture) => picture,
-                    None => break,
-                },
-            };
+            let Some(picture) = film.next()? else { break };
             number += 1;
             let size = picture.size;
             let Some(pixels) = picture.pixels else { continue };
@@ -98,33 +78,7 @@ impl Tryout {
             print(out, self.format, number, size, &found, &label)
                 .map_err(|e| Fault::new(Who::Device, "output", format!("results cannot be written: {e}")))?;
         }
-        // The source's thread may wait in `send`: it must find nobody there before it can be stopped.
-        drop(taken);
-        drop(source);
         Ok(())
-    }
-}
-
-fn next<P>(
-    taken: &crossbeam_channel::Receiver<Picture<P>>,
-    happenings: &crossbeam_channel::Receiver<Happening>,
-) -> Result<Option<Picture<P>>, Fault> {
-    let silence = || Fault::new(Who::Camera, "stalled", format!("no picture for {} s", SILENCE.as_secs()));
-    loop {
-        crossbeam_channel::select! {
-            recv(taken) -> picture => return Ok(picture.ok()),
-            recv(happenings) -> what => match what {
-                // Pictures that were delivered before the end are still in the channel.
-                Ok(Happening::Ended) => return match taken.recv_timeout(Duration::from_millis(1)) {
-                    Ok(picture) => Ok(Some(picture)),
-                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(None),
-                },
-                Ok(Happening::Failed(fault)) => return Err(fault),
-                Ok(Happening::Undecodable) => {}
-                Err(_) => return Ok(None),
-            },
-            default(SILENCE) => return Err(silence()),
-        }
     }
 }
 

@@ -165,7 +165,7 @@ fn refuse(message: String) -> Fault {
 }
 
 /// Writes beside the target and renames: a file that is there is whole.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Fault> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Fault> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);

@@ -71,6 +71,16 @@ impl SoftwareEngine {
         })
     }
 
+    /// What the first `count` slots hold, with its dimensions.
+    pub fn input(&self, count: usize) -> ([usize; 4], &[f32]) {
+        let (w, h) = (self.spec.input.width as usize, self.spec.input.height as usize);
+        let dims = match self.spec.input.layout {
+            Layout::Nchw => [count, 3, h, w],
+            Layout::Nhwc => [count, h, w, 3],
+        };
+        (dims, &self.tensor[..count * self.slot_len])
+    }
+
     /// Leaves rungs above `most` out.
     pub fn limit(&mut self, most: usize) {
         self.ladder.retain(|r| *r <= most.max(1));
@@ -139,6 +149,7 @@ impl Engine for SoftwareEngine {
     }
 
     fn run(&mut self, count: usize) -> Result<session::Outputs, Fault> {
+        // Not by `input`, which would borrow the session too.
         let (w, h) = (self.spec.input.width as usize, self.spec.input.height as usize);
         let dims = match self.spec.input.layout {
             Layout::Nchw => [count, 3, h, w],

@@ -72,6 +72,11 @@ impl Software {
         &self.spec
     }
 
+    /// ONNX Runtime.
+    pub fn runtime(&self) -> &session::Runtime {
+        &self.runtime
+    }
+
     /// For the one line at start that says what was asked for and what was got.
     pub fn describe(&self) -> String {
         let (asked, got, why) = (&self.asked, self.choice.provider, &self.choice.why);

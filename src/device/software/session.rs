@@ -331,6 +331,11 @@ impl Outputs {
         self.tensors.is_empty()
     }
 
+    /// All values of output `index`.
+    pub fn all(&self, index: usize) -> &[f32] {
+        self.tensors[index].all()
+    }
+
     /// Output `index`'s part for frame `slot` of the batch; empty when the engine returned less.
     pub fn view(&self, index: usize, slot: usize) -> TensorView<'_> {
         let output = &self.tensors[index];
