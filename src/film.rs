@@ -42,7 +42,7 @@ impl<'a, D: Device> Film<'a, D> {
     ///
     /// # Errors
     /// When the source fails, or is silent for 15 s.
-    pub fn next(&mut self) -> Result<Option<Picture<D::Pixels>>, Fault> {
+    pub fn picture(&mut self) -> Result<Option<Picture<D::Pixels>>, Fault> {
         let Some(pictures) = &self.pictures else { return Ok(None) };
         // A picture first: the end of the stream overtakes the last ones.
         match pictures.try_recv() {

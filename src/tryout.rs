@@ -57,7 +57,7 @@ impl Tryout {
         let mut found = Vec::new();
         let mut number = 0;
         while self.frames == 0 || number < self.frames {
-            let Some(picture) = film.next()? else { break };
+            let Some(picture) = film.picture()? else { break };
             number += 1;
             let size = picture.size;
             let Some(pixels) = picture.pixels else { continue };

@@ -232,6 +232,8 @@ fn every_key_arrives() {
         [tenants.lab]
         max_pending_requests = 4
         max_fps = 2.5
+        max_cameras = 1
+        max_camera_fps = 12
         [tenants.shop]
         [mqtt]
         url = "mqtts://broker.example"
@@ -258,6 +260,7 @@ fn every_key_arrives() {
         zones.door = { polygon = [[0, 0], [1, 0], [1, 1]], dwell_ms = 900, classes = ["person"] }
         lines.gate = { ends = [[0, 0.5], [1, 0.5]] }
         [cameras.alpha]
+        tenant = "lab"
         source = "file:video.mp4"
         repeat = false
         realtime = false
@@ -355,6 +358,22 @@ fn a_denied_file_is_told() {
     let text = Config::load(Path::new("weir.toml"), &Denied).unwrap_err().render(false);
     assert!(text.contains("cannot read weir.toml: permission denied"), "{text}");
     assert!(text.contains("the user that runs weir"), "{text}");
+}
+
+#[test]
+fn a_tenants_frames_are_divided_among_its_cameras_by_weight() {
+    let text = "[model]\nname = \"demo\"\n[tenants.shop]\nmax_camera_fps = 20\n\
+        [cameras.door]\nsource = \"rtsp://10.0.0.1/s\"\ntenant = \"shop\"\nweight = 3\n\
+        [cameras.till]\nsource = \"rtsp://10.0.0.2/s\"\ntenant = \"shop\"\n\
+        [cameras.yard]\nsource = \"rtsp://10.0.0.3/s\"\n";
+    let fps = |text: &str| {
+        let (config, _) = World::usual().load(text).unwrap();
+        config.cameras.iter().map(|c| (c.name.to_string(), c.max_fps)).collect::<Vec<_>>()
+    };
+    let of = |list: [(&str, Option<f32>); 3]| list.map(|(name, fps)| (name.to_owned(), fps)).to_vec();
+    assert_eq!(fps(text), of([("door", Some(15.0)), ("till", Some(5.0)), ("yard", None)]));
+    let slower = text.replace("weight = 3", "weight = 3\nmax_fps = 2.5");
+    assert_eq!(fps(&slower), of([("door", Some(2.5)), ("till", Some(5.0)), ("yard", None)]));
 }
 
 #[test]

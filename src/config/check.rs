@@ -13,7 +13,7 @@ use super::file::{At, Section, printable};
 use super::problem::Problems;
 use super::{
     Batcher, Camera, Config, DropPolicy, Events, Execution, Http, Infer, Line, Log, LogFormat, Model, Mqtt,
-    MqttTls, Priority, Provider, Source, Tenant, Track, Zone, secret, source,
+    MqttTls, Priority, Provider, Source, Track, Zone, secret, source,
 };
 
 /// What a check works with.
@@ -87,12 +87,13 @@ pub(super) fn config(check: &mut Check<'_>, file: &Section) -> Option<Config> {
     if let Some(track) = &track {
         still_tracks(check, file, track);
     }
-    let cameras: Vec<_> = file
+    let mut cameras: Vec<_> = file
         .named("cameras")
         .iter()
         .map(|(name, _, section)| camera(check, name, section, batcher_keys))
         .collect();
     same_source(check, file, &cameras);
+    let tenants = super::tenants::check(check, file, &mut cameras);
     if file.has("cameras") && file.named("cameras").is_empty() && !check.problems.any_error() {
         check.problems.error(file.place("cameras"), "there is no camera").help("add a table [cameras.porch]");
     }
@@ -113,7 +114,7 @@ pub(super) fn config(check: &mut Check<'_>, file: &Section) -> Option<Config> {
             keep: events.int("keep") as usize,
         },
         http: http?,
-        tenants: file.named("tenants").iter().map(|(name, _, section)| tenant(name, section)).collect(),
+        tenants,
         mqtt: mqtt?,
         log: log?,
         grace: ms(file.section("shutdown")?, "grace_ms"),
@@ -325,14 +326,6 @@ fn http(check: &mut Check<'_>, section: &Section) -> Option<Http> {
         max_image_pixels: section.int("max_image_megapixels") * 1_000_000,
         token: secret::token(check, section),
     })
-}
-
-fn tenant(name: &str, section: &Section) -> Tenant {
-    Tenant {
-        name: name.to_owned(),
-        max_pending_requests: section.opt_int("max_pending_requests").map(|n| n as usize),
-        max_fps: section.opt_float("max_fps").map(f64::from),
-    }
 }
 
 fn mqtt(check: &mut Check<'_>, section: &Section, node: &str) -> Option<Mqtt> {

@@ -256,8 +256,8 @@ A relative path is looked up in $CREDENTIALS_DIRECTORY (systemd LoadCredential=)
 };
 
 static TENANT: Table = Table {
-    doc: "A group of clients of /api/v1/infer, which send ?tenant=NAME. With one such table, requests without a known
-tenant are refused. Whoever is above these limits gets 429 with Retry-After.",
+    doc: "A group of cameras, and of clients of /api/v1/infer, which send ?tenant=NAME. With one such table, requests without a known
+tenant are refused. Whoever is above the limits of requests gets 429 with Retry-After.",
     keys: &[
         key("max_pending_requests", Int(1, 4_096), Optional("16"), "Its pictures that wait for their answer at a time."),
         key(
@@ -265,6 +265,13 @@ tenant are refused. Whoever is above these limits gets 429 with Retry-After.",
             Float(0.01, 10_000.0),
             Optional("5.0"),
             "Its pictures a second on average; a second's worth may come at once.",
+        ),
+        key("max_cameras", Int(0, 100_000), Optional("8"), "Cameras that say `tenant = \"NAME\"`."),
+        key(
+            "max_camera_fps",
+            Float(0.01, 1_000_000.0),
+            Optional("80.0"),
+            "Inferred frames a second of all its cameras together, divided among them by weight.",
         ),
     ],
 };
@@ -408,6 +415,7 @@ pipeline:NAME        pipelines/NAME.pipe, a GStreamer description",
             Default("1"),
             "Its share when the engine is the limit, relative to its class.",
         ),
+        key("tenant", Text, Optional("\"lab\""), "The [tenants.NAME] whose limits hold for it."),
         key(
             "max_fps",
             Float(0.01, 1000.0),

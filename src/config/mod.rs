@@ -15,6 +15,7 @@ mod secret;
 mod shape;
 mod source;
 mod syntax;
+mod tenants;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -256,7 +257,7 @@ pub struct Http {
     pub token: Option<SecretString>,
 }
 
-/// `[tenants.NAME]`: a group of clients.
+/// `[tenants.NAME]`: a group of clients and cameras.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tenant {
     /// As in `?tenant=`.
@@ -265,6 +266,10 @@ pub struct Tenant {
     pub max_pending_requests: Option<usize>,
     /// Its pictures a second; absent: no limit.
     pub max_fps: Option<f64>,
+    /// Its cameras; absent: no limit.
+    pub max_cameras: Option<usize>,
+    /// Inferred frames a second of its cameras together, in their `max_fps` already; absent: no limit.
+    pub max_camera_fps: Option<f64>,
 }
 
 /// `[mqtt]`.

@@ -118,7 +118,7 @@ impl Job {
         let mut film = Film::open(device, &self.camera)?;
         let (mut number, mut used) = (0, 0);
         while used < self.frames {
-            let Some(picture) = film.next()? else { break };
+            let Some(picture) = film.picture()? else { break };
             number += 1;
             let Some(pixels) = picture.pixels.filter(|_| (number - 1) % self.every == 0) else { continue };
             let stamp = Stamp {
