@@ -5,10 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers outside of #[test] functions use them too
 
 #[path = "support/daemon.rs"]
-#[allow(dead_code, reason = "only the paths of test data are used")]
 mod daemon;
 #[path = "support/wait.rs"]
-#[allow(dead_code, reason = "daemon.rs uses it")]
 mod wait;
 
 use std::path::Path;

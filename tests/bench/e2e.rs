@@ -38,15 +38,16 @@ fn main() {
     let (name, model) = model(dir.path());
     println!("\n{name}, {} cores, {seconds} s a row, RTSP servers on the same cores\n", cores());
     println!("CPU per frame that came in, one camera 1080p25, by thread (ms):\n");
-    let light = measure(&clip, &model, 1, seconds);
+    let light = measure(&clip, &model, 1, seconds, false);
     light.print_cpu();
+    measure(&clip, &model, 1, seconds, true).print_littles_law();
     println!(
         "\n| cameras | in fps | inferred fps | engine busy | p50 ms | p95 ms | bound ms | inferred fps a camera | latency 1st → 2nd half |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     light.print_rates();
     for cameras in [2, 4] {
-        measure(&clip, &model, cameras, seconds).print_rates();
+        measure(&clip, &model, cameras, seconds, false).print_rates();
     }
     println!(
         "\nbound: max_wait ({MAX_WAIT_MS} ms) + one service time + one frame interval ({:.0} ms).",
@@ -113,12 +114,42 @@ struct Measured {
     p95: f64,
     /// p95 of both halves: growth would show.
     halves: [f64; 2],
+    /// L: the mean of `weir_queue_frames`, as scraped.
+    in_flight: f64,
+    /// Seconds that all frames together spent waiting, in the engine and in analysis.
+    sojourn: f64,
     /// CPU seconds by thread name.
     cpu: BTreeMap<String, f64>,
 }
 
+/// Scrapes what a Prometheus server would, oftener.
+#[derive(Default)]
+struct Queue {
+    sum: f64,
+    samples: f64,
+}
+
+impl Queue {
+    #[expect(clippy::disallowed_methods, reason = "a bench asks what time it is")]
+    fn watch(&mut self, daemon: &Daemon, time: Duration) {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            // No multiple of a frame interval, or it would always see the same moment of it.
+            std::thread::sleep(Duration::from_millis(17));
+            let page = daemon.get("/metrics").expect("the metrics answer");
+            let frames = page.lines().filter(|l| l.starts_with("weir_queue_frames{"));
+            self.sum += frames.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>();
+            self.samples += 1.0;
+        }
+    }
+
+    fn mean(&self) -> f64 {
+        self.sum / self.samples.max(1.0)
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "a bench asks what time it is")]
-fn measure(clip: &Path, model: &str, cameras: usize, seconds: u64) -> Measured {
+fn measure(clip: &Path, model: &str, cameras: usize, seconds: u64, scraped: bool) -> Measured {
     let clip = clip.to_str().expect("the path is text");
     let sims: Vec<Sim> =
         (0..cameras).map(|n| Sim::start(&["--file", clip, "--start", &(n * 2).to_string()])).collect();
@@ -137,9 +168,15 @@ fn measure(clip: &Path, model: &str, cameras: usize, seconds: u64) -> Measured {
     std::thread::sleep(Duration::from_secs(2));
     let before = reading(&daemon, cameras);
     let start = Instant::now();
-    std::thread::sleep(Duration::from_secs(seconds / 2));
+    let mut queue = Queue::default();
+    // Scraping as often as Little's law needs it costs CPU time that is not the daemon's usual.
+    let mut pass = |time: u64| match scraped {
+        true => queue.watch(&daemon, Duration::from_secs(time)),
+        false => std::thread::sleep(Duration::from_secs(time)),
+    };
+    pass(seconds / 2);
     let half = worst(&daemon, cameras, "p95");
-    std::thread::sleep(Duration::from_secs(seconds - seconds / 2));
+    pass(seconds - seconds / 2);
     let after = reading(&daemon, cameras);
     let wall = start.elapsed().as_secs_f64();
     let batches = after.batches - before.batches;
@@ -154,6 +191,8 @@ fn measure(clip: &Path, model: &str, cameras: usize, seconds: u64) -> Measured {
         p50: worst(&daemon, cameras, "p50"),
         p95: worst(&daemon, cameras, "p95"),
         halves: [half, worst(&daemon, cameras, "p95")],
+        in_flight: queue.mean(),
+        sojourn: after.sojourn - before.sojourn,
         cpu: after.cpu.iter().map(|(k, v)| (k.clone(), v - before.cpu.get(k).unwrap_or(&0.0))).collect(),
     }
 }
@@ -175,6 +214,8 @@ struct Reading {
     busy: f64,
     preprocess: f64,
     batches: f64,
+    /// Of the frames that were inferred.
+    sojourn: f64,
     cpu: BTreeMap<String, f64>,
 }
 
@@ -193,6 +234,11 @@ fn reading(daemon: &Daemon, cameras: usize) -> Reading {
         busy: metric("weir_engine_busy_seconds_total"),
         preprocess: metric("weir_stage_cpu_seconds_total{stage=\"preprocess\"}"),
         batches: metric("weir_batch_frames_count"),
+        sojourn: ["preprocess", "infer", "analyze"]
+            .map(|stage| metric(&format!("weir_stage_seconds_sum{{stage=\"{stage}\"}}")))
+            .iter()
+            .sum::<f64>()
+            + metric("weir_batch_wait_seconds_sum"),
         cpu: threads(daemon.pid()),
     }
 }
@@ -232,6 +278,20 @@ impl Measured {
             per_frame(rest) + preprocess
         );
         println!("| of which preprocess (on the infer thread), a frame inferred | {preprocess:.2} |");
+    }
+
+    /// L = λW (Little 1961), each side from metrics of its own. Of the one camera, whose frames are all inferred: those that are
+    /// given up wait too, and nobody measures for how long.
+    fn print_littles_law(&self) {
+        let inferred: f64 = self.inferred.iter().sum();
+        let (rate, each) = (inferred / self.wall, self.sojourn / inferred);
+        println!(
+            "\nLittle's law in the exported metrics: L = {:.3} frames (weir_queue_frames), λW = {rate:.1}/s × {:.1} ms = {:.3}: ratio {:.3}",
+            self.in_flight,
+            each * 1e3,
+            rate * each,
+            self.in_flight / (rate * each)
+        );
     }
 
     fn print_rates(&self) {
