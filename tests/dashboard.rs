@@ -8,14 +8,20 @@ mod daemon;
 #[path = "support/wait.rs"]
 mod wait;
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use daemon::{Daemon, Sim, free_port, ready, root, street};
 
 /// Chromium under the names that Debian and others give it; `None` where there is none.
-fn chromium() -> Option<&'static str> {
+fn chromium() -> Option<PathBuf> {
     let names = ["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"];
-    names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()))
+    let path = std::env::var_os("PATH")?;
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    names
+        .iter()
+        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
+        .find(|file| file.is_file())
 }
 
 #[test]
@@ -25,9 +31,11 @@ fn the_whole_page_is_small_and_asks_no_other_host() {
         let path = file.unwrap().path();
         let text = std::fs::read_to_string(&path).expect("plain text");
         bytes += text.len();
-        let foreign = text.match_indices("://").filter(|(at, _)| !text[..*at].ends_with("http") || {
-            // The name of a namespace is no address.
-            !text[*at..].starts_with("://www.w3.org/2000/svg")
+        let foreign = text.match_indices("://").filter(|(at, _)| {
+            !text[..*at].ends_with("http") || {
+                // The name of a namespace is no address.
+                !text[*at..].starts_with("://www.w3.org/2000/svg")
+            }
         });
         assert_eq!(foreign.count(), 0, "{}", path.display());
     }
@@ -42,7 +50,10 @@ fn the_dashboard_works_in_a_browser() {
     }
     let playwright = weir::config::cache_dir().join("playwright-core-1.65.1/package");
     let (true, Some(chromium)) = (playwright.is_dir(), chromium()) else {
-        println!("skipped: {test}: no Chromium or no {} (`cargo xtask setup` fetches them)", playwright.display());
+        println!(
+            "skipped: {test}: no Chromium or no {} (`cargo xtask setup` fetches them)",
+            playwright.display()
+        );
         return;
     };
     let file = street();

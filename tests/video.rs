@@ -277,7 +277,8 @@ fn masks_and_hidden_objects_are_black_in_every_picture() {
     let pictures: Vec<Picture> = (0..30).map(|_| stream.next()).collect();
     drop(stream);
     let dark = |image: &RgbImage, x: u32, y: u32| image.get_pixel(x, y).0.iter().all(|c| *c < 24);
-    let events = events(&daemon);
+    let mut person_events = events(&daemon);
+    person_events.retain(|event| event["track"]["label"] == "person");
     let mut people = 0;
     for picture in &pictures {
         let (width, height) = picture.image.dimensions();
@@ -290,7 +291,7 @@ fn masks_and_hidden_objects_are_black_in_every_picture() {
                 );
             }
         }
-        for [left, top, right, bottom] in boxes(&events, picture.seq.unwrap(), (width, height)) {
+        for [left, top, right, bottom] in boxes(&person_events, picture.seq.unwrap(), (width, height)) {
             people += 1;
             for y in top.ceil() as u32..(bottom as u32).min(height) {
                 for x in left.ceil() as u32..(right as u32).min(width) {
