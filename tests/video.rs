@@ -437,3 +437,78 @@ fn rtsp_out_asks_who_watches() {
     assert_eq!(watch("viewer:s3cret@").expect("it plays").len(), 2 * 320 * 240);
     assert!(!daemon.log().contains("s3cret"));
 }
+
+#[test]
+fn an_encoder_that_fails_is_replaced_and_one_stream_too_many_is_refused() {
+    if !ready("an_encoder_that_fails_is_replaced_and_one_stream_too_many_is_refused") {
+        return;
+    }
+    let port = free_port();
+    let camera = |name: &str, side: u32| {
+        format!(
+            "[cameras.{name}]\nsource = \"pipeline:test-pattern\"\n[cameras.{name}.params]\npattern = \"ball\"\nwidth = \"{side}\"\nheight = \"{side}\"\nfps = \"5\"\n"
+        )
+    };
+    // OpenH264 takes no picture smaller than 16 pixels; its trial at start is larger.
+    let daemon = Daemon::start(&format!(
+        "[rtsp_server]\nbind = \"127.0.0.1:{port}\"\nencoders = [\"openh264enc\", \"x264enc\"]\nmax_streams = 1\n{}{}",
+        camera("tiny", 14),
+        camera("other", 160)
+    ));
+    daemon.wait_state("tiny", "online");
+    assert!(daemon.get("/api/v1/devices").unwrap().contains("\"chosen\":\"openh264enc\""));
+    let url = |name: &str| format!("rtsp://127.0.0.1:{port}/{name}");
+    assert!(ffmpeg(&url("tiny"), 3, "tcp").is_err(), "the first encoder cannot do it");
+    let luma = until("the next encoder", || ffmpeg(&url("tiny"), 3, "tcp").ok());
+    assert_eq!(luma.len(), 3 * 14 * 14);
+    let devices = daemon.get("/api/v1/devices").unwrap();
+    assert!(devices.contains("\"chosen\":\"x264enc\"") && devices.contains("it failed"), "{devices}");
+    assert_eq!(daemon.log().matches("The video encoder failed").count(), 1, "loudly, once");
+    let camera = daemon.camera("tiny");
+    assert_eq!((&camera["state"], &camera["frames"]["failed"]), (&"online".into(), &0.into()));
+
+    let mut first = viewer(&url("other"));
+    until("the first stream", || (encoded(&daemon, "other", "h264") > 5.0).then_some(()));
+    assert!(ffmpeg(&url("tiny"), 1, "tcp").unwrap_err().contains("503"));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    until("its place", || ffmpeg(&url("tiny"), 1, "tcp").ok());
+}
+
+/// An ffmpeg that plays until it is killed.
+fn viewer(url: &str) -> std::process::Child {
+    Command::new("ffmpeg")
+        .args(["-v", "error", "-rtsp_transport", "tcp", "-i", url, "-f", "null", "-"])
+        .spawn()
+        .expect("ffmpeg runs")
+}
+
+#[test]
+fn a_stuck_rtsp_viewer_holds_nobody_up() {
+    let port = free_port();
+    let Some((_sim, daemon)) = film(
+        "a_stuck_rtsp_viewer_holds_nobody_up",
+        &format!("[rtsp_server]\nbind = \"127.0.0.1:{port}\"\nbitrate_kbps = 20000\n"),
+    ) else {
+        return;
+    };
+    let url = format!("rtsp://127.0.0.1:{port}/street");
+    let mut stuck = viewer(&url);
+    until("the stream", || (encoded(&daemon, "street", "h264") > 20.0).then_some(()));
+    let stopped = Command::new("kill").args(["-STOP", &stuck.id().to_string()]).status();
+    assert!(stopped.is_ok_and(|status| status.success()));
+    let memory = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().to_owned();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+    };
+    let before = memory();
+    let luma = ffmpeg(&url, 150, "tcp").expect("another one plays");
+    assert_eq!(luma.len(), 150 * 768 * 576);
+    println!("memory: {before} MiB before, {} MiB after", memory());
+    assert!(memory() < before + 64, "{} MiB grew from {before}", memory());
+    let camera = daemon.camera("street");
+    assert_eq!((&camera["state"], &camera["frames"]["failed"]), (&"online".into(), &0.into()));
+    stuck.kill().unwrap();
+    stuck.wait().unwrap();
+}

@@ -190,17 +190,26 @@ fn configure(
     });
 }
 
-/// Hears of errors inside a stream.
+/// Hears of errors of a stream's encoder.
 fn watch_encoder(media: &server::RTSPMedia, failed: impl Fn(&str) + Send + Sync + 'static) {
-    let Some(encoder) = media.element().downcast::<gst::Bin>().ok().and_then(|bin| bin.by_name("encoder"))
-    else {
+    const NEWS: &str = "handle-message";
+    let bin = media.element().downcast::<gst::Bin>().ok();
+    let Some(encoder) = bin.and_then(|bin| bin.by_name("encoder")) else { return };
+    // From GStreamer 1.22 on. Before, a failing encoder is not replaced.
+    if glib::subclass::SignalId::lookup(NEWS, server::RTSPMedia::static_type()).is_none() {
         return;
-    };
-    media.connect_new_state(move |media, _| {
-        if media.status() == server::RTSPMediaStatus::Error {
-            let name = encoder.factory().map(|f| f.name().to_string()).unwrap_or_default();
-            failed(&name);
+    }
+    media.connect(NEWS, false, move |args| {
+        let message = args.get(1).and_then(|value| value.get::<gst::Message>().ok());
+        let is_its_error = message.is_some_and(|message| {
+            matches!(message.view(), gst::MessageView::Error(_))
+                && message.src() == Some(encoder.upcast_ref())
+        });
+        if is_its_error {
+            failed(&encoder.factory().map(|factory| factory.name().to_string()).unwrap_or_default());
         }
+        // Not handled here: the stream ends as it would.
+        Some(false.to_value())
     });
 }
 
