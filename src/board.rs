@@ -3,7 +3,7 @@
 //! The frame ledger here is the one truth about fates (law 2): `/metrics` and the API both read it, so they
 //! cannot disagree. Counters are atomics; the few words that change rarely sit behind a mutex.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -130,6 +130,8 @@ pub struct Card {
     pub tracks: AtomicUsize,
     /// Fresh pipelines built since start; the first attempt counts.
     pub attempts: AtomicU64,
+    /// [`Wall`] of the last picture that was analysed; 0: there was none.
+    last_picture: AtomicI64,
     decode: AtomicU8,
     link: Mutex<Link>,
     latency: Mutex<Window>,
@@ -142,6 +144,7 @@ impl Card {
             ledger: Ledger::default(),
             tracks: AtomicUsize::new(0),
             attempts: AtomicU64::new(0),
+            last_picture: AtomicI64::new(0),
             decode: AtomicU8::new(0),
             link: Mutex::new(Link::Connecting),
             latency: Mutex::new(Window::new(RECENT)),
@@ -166,6 +169,16 @@ impl Card {
     /// Changes what is decoded of it.
     pub fn set_decode(&self, level: Level) {
         self.decode.store(level as u8, Relaxed);
+    }
+
+    /// A picture that arrived then has been analysed.
+    pub fn note_picture(&self, wall: Wall) {
+        self.last_picture.store(wall.0, Relaxed);
+    }
+
+    /// When the last picture arrived that was analysed.
+    pub fn last_picture(&self) -> Option<Wall> {
+        Some(Wall(self.last_picture.load(Relaxed))).filter(|wall| wall.0 != 0)
     }
 
     /// Notes one frame's time from arrival to its events.

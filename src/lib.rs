@@ -11,7 +11,7 @@
 //!
 //! Where to look: [`run`] wires everything; [`stage`] has the four loops; [`flow`] decides (pure, no clock, no
 //! threads); [`device`] and [`sink`] touch the world; [`board`] is the live state that [`http`] shows;
-//! [`request`] lets clients' pictures into the same rings.
+//! [`request`] lets clients' pictures into the same rings; [`video`] shows frames to people.
 
 // In flow order.
 pub mod config;
@@ -35,6 +35,7 @@ pub mod http;
 pub mod metrics;
 pub mod outbox;
 pub mod sink;
+pub mod video;
 
 pub mod cli;
 pub mod commands;

@@ -23,6 +23,8 @@
 //! | `weir_outbox_backlog_events{sink}` | gauge | the outbox's cursors |
 //! | `weir_outbox_lost_events_total{sink}` | counter | readers that were too slow |
 //! | `weir_requests_total{class,outcome}`, `weir_requests_pending{class}`, `weir_request_frames_total{class,fate}` | counter, gauge, counter | the [`Board`]'s requests |
+//! | `weir_video_viewers{camera}` | gauge | [`viewers`] |
+//! | `weir_video_encoded_total{camera,codec}`, `weir_video_cut_off_total` | counter | `stage/show.rs`, `http/video.rs` |
 //! | `weir_sse_clients`, `weir_sse_dropped_total` | gauge, counter | `http/sse.rs` |
 //! | `weir_mqtt_connected`, `weir_mqtt_publishes_total{result}`, `weir_mqtt_errors_total{reason}` | | `sink/mqtt.rs` |
 //! | `weir_build_info{version}` | gauge | always 1 |
@@ -156,6 +158,9 @@ fn describe() {
         Unit::Count,
         "Pictures of clients that came to the batcher, by what became of them."
     );
+    g!("weir_video_viewers", Unit::Count, "Who watches a camera: HTTP viewers and RTSP encodes.");
+    c!("weir_video_encoded_total", Unit::Count, "Pictures given to a video encoder.");
+    c!("weir_video_cut_off_total", Unit::Count, "Viewers that were cut off because they stopped reading.");
     g!("weir_sse_clients", Unit::Count, "Clients of the event stream.");
     c!(
         "weir_sse_dropped_total",
@@ -387,6 +392,44 @@ impl Sse {
     pub(crate) fn new() -> Self {
         Sse { clients: gauge!("weir_sse_clients"), dropped: counter!("weir_sse_dropped_total") }
     }
+}
+
+/// Who watches a camera.
+pub(crate) struct Viewers(Gauge);
+
+impl Viewers {
+    pub(crate) fn come(&self) {
+        self.0.increment(1);
+    }
+
+    pub(crate) fn go(&self) {
+        self.0.decrement(1);
+    }
+}
+
+/// Who watches this camera: nobody yet.
+pub(crate) fn viewers(camera: &str) -> Viewers {
+    let gauge = gauge!("weir_video_viewers", "camera" => camera.to_owned());
+    gauge.set(0.0);
+    Viewers(gauge)
+}
+
+/// What is encoded of a camera.
+pub(crate) struct Encoded {
+    pub(crate) jpeg: Counter,
+    pub(crate) h264: Counter,
+}
+
+impl Encoded {
+    pub(crate) fn new(camera: &str) -> Self {
+        let of = |codec: &'static str| counter!("weir_video_encoded_total", "camera" => camera.to_owned(), "codec" => codec);
+        Encoded { jpeg: of("jpeg"), h264: of("h264") }
+    }
+}
+
+/// Viewers that stopped reading.
+pub(crate) fn viewers_cut_off() -> Counter {
+    counter!("weir_video_cut_off_total")
 }
 
 /// What the MQTT sink counts.

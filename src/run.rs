@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cam-NAME ─ Port ─▶ Intake ─▶ infer ─ 2 batches ─▶ analyze ─ 4096 events ─▶ publish ─▶ Outbox ─▶ tokio: mqtt, http
+//!                                │ Studio             │ newest frame ─▶ show ─ newest picture ─▶ http, rtsp
 //! ```
 //!
 //! | edge | bound | when it is full |
@@ -10,19 +11,21 @@
 //! | clients → intake | `max_pending_requests` | one more is refused (`request/desk.rs`) |
 //! | infer → analyze | 2 batches | the engine waits; rings give up frames |
 //! | → publish | 4096 events | the maker waits; the log itself never blocks |
+//! | analyze → show → viewers | 1 frame, 1 picture a view | the older one is not shown |
 //! | outbox → sink | `[events] keep` | the sink learns of the gap |
 //!
 //! Stop: the cameras' stop senders are dropped, and each stage ends when what feeds it has gone.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::board::Board;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, bell};
 use crate::config::{Config, Priority, Source};
 use crate::device::software::Software;
 use crate::device::{Device, Engine};
@@ -41,7 +44,10 @@ use crate::stage::analyze::{Analyze, Filter};
 use crate::stage::infer::{self, Infer};
 use crate::stage::ingest::{Ingest, Never};
 use crate::stage::publish;
+use crate::stage::show::Show;
 use crate::supervise::{self, Beat};
+use crate::video::encoder::{self, Choice};
+use crate::video::{Audience, Gallery, Studio, rtsp};
 use crate::{admission, http, metrics, sink, stop};
 
 /// A shared stage that has not moved for this long is stuck: not healthy, and no longer fed to systemd's watchdog.
@@ -49,6 +55,8 @@ const STUCK: Duration = Duration::from_secs(10);
 
 /// See [`yield_to_decoders`].
 const ENGINE_NICE: i32 = 5;
+/// Pictures for people come after everything else.
+const SHOW_NICE: i32 = 10;
 
 /// The fastest camera that a ring is sized for.
 const MOST_FPS: u128 = 60;
@@ -78,7 +86,13 @@ impl<D: Device> Daemon<D> {
         let Daemon { config, device, spec, clock } = self;
         let exporter = metrics::install()?;
         let filter = Filter::new(&spec.labels, &config.model.classes)
-            .map_err(|unknown| unknown_classes(&spec, &unknown))?;
+            .map_err(|unknown| unknown_classes(&spec, "[model] classes", &unknown))?;
+        for camera in &config.cameras {
+            // A word that hides nothing would be noticed too late.
+            Filter::new(&spec.labels, &camera.privacy.hide).map_err(|unknown| {
+                unknown_classes(&spec, &format!("[cameras.{}] hide", camera.name), &unknown)
+            })?;
+        }
         let board = Arc::new(Board::new(config.cameras.iter().map(|c| Arc::clone(&c.name))));
         board.flow.set_target(config.batcher.slo_p95);
         board.admission.configure(admission::Settings::new(&config));
@@ -95,6 +109,9 @@ impl<D: Device> Daemon<D> {
         let limits = desk::Limits::new(&config.http);
         let desk = Arc::new(Desk::new(Arc::clone(&board), Arc::clone(&clock), limits, &config.tenants));
         let probes = probes(&ready, beats, &clock);
+        let (bell, waiter) = bell();
+        let audience = Audience::new(config.cameras.iter().map(|camera| &*camera.name), bell);
+        let encoder = Arc::new(Mutex::new(choose_encoder(&config)));
         let api = http::Api {
             node: Arc::clone(&config.node),
             board: Arc::clone(&board),
@@ -103,14 +120,31 @@ impl<D: Device> Daemon<D> {
             metrics: exporter,
             missing: probes.missing,
             stuck: probes.stuck,
-            limits: http::Limits::new(&config.http),
+            limits: http::Limits::new(&config.http, &config.video),
             infer: http::Inference {
                 desk: Arc::clone(&desk),
                 access: http::Access::new(&config.http),
                 model: spec.name.as_str().into(),
             },
+            audience: Arc::clone(&audience),
+            devices: {
+                let encoder = Arc::clone(&encoder);
+                Arc::new(
+                    move || json!({ "video_encoder": *encoder.lock().unwrap_or_else(PoisonError::into_inner) }),
+                )
+            },
         };
         let net = Net::start(&config, listener, api)?;
+
+        let studio = Arc::new(Studio::<D::Pixels>::new(Arc::clone(&audience)));
+        // It ends when this is dropped.
+        let rtsp = match &config.rtsp_server {
+            Some(settings) => {
+                let names: Vec<_> = config.cameras.iter().map(|camera| Arc::clone(&camera.name)).collect();
+                Some(rtsp::Server::start(settings, &names, &audience, encoder)?)
+            }
+            None => None,
+        };
 
         // The frame path, from its end to its beginning.
         let (events, drafts) = bounded(4096);
@@ -144,7 +178,7 @@ impl<D: Device> Daemon<D> {
         workers.push({
             let (device, board, clock, alive, results) =
                 (Arc::clone(&device), Arc::clone(&board), Arc::clone(&clock), alive.clone(), results.clone());
-            let spec = Arc::clone(&spec);
+            let (spec, studio) = (Arc::clone(&spec), Arc::clone(&studio));
             supervise::stage("infer", fatal.clone(), move || {
                 let _alive = alive;
                 yield_to_decoders();
@@ -162,7 +196,7 @@ impl<D: Device> Daemon<D> {
                 let _ = warm.send(curve);
                 let objective = Objective { max_batch: objective.max_batch.min(useful), ..objective };
                 let pacer = Pacer::new(objective, curve);
-                Infer::<D> { intake, engine, pacer, priorities, results, board, clock }.run()
+                Infer::<D> { intake, engine, pacer, priorities, results, board, clock, studio }.run()
             })?
         });
 
@@ -185,6 +219,8 @@ impl<D: Device> Daemon<D> {
                 board: Arc::clone(&board),
                 clock: Arc::clone(&clock),
                 beat: analyze_beat,
+                gallery: Arc::clone(&studio) as Arc<dyn Gallery>,
+                trail: config.video.trail,
             };
             let alive = alive.clone();
             supervise::stage("analyze", fatal.clone(), move || {
@@ -201,6 +237,23 @@ impl<D: Device> Daemon<D> {
 
         desk.open(door(&device, request_ports, &clock));
         let (stop_cameras, stopped) = bounded::<Never>(0);
+        workers.push({
+            let show = Show::<D> {
+                studio,
+                waiter,
+                cameras: config.cameras.clone(),
+                settings: config.video.clone(),
+                board: Arc::clone(&board),
+                clock: Arc::clone(&clock),
+                stop: stopped.clone(),
+            };
+            let alive = alive.clone();
+            supervise::spawn("show", move || {
+                yield_to(SHOW_NICE);
+                show.run();
+                drop(alive);
+            })?
+        });
         for ((id, camera), port) in (0..).map(CameraId).zip(&config.cameras).zip(ports) {
             let ingest = Ingest {
                 camera: camera.clone(),
@@ -236,6 +289,7 @@ impl<D: Device> Daemon<D> {
         }
         desk.close();
         drop(stop_cameras);
+        drop(rtsp);
         let in_time = end(workers, &all_ended, config.grace);
         net.stop(config.grace);
         for card in board.cameras() {
@@ -255,8 +309,23 @@ impl<D: Device> Daemon<D> {
 /// picture must not wait behind it to be decoded: late pictures are what latency is made of. Without the right to
 /// change priorities nothing changes.
 fn yield_to_decoders() {
+    yield_to(ENGINE_NICE);
+}
+
+fn yield_to(nice: i32) {
     // Linux keeps a nice value per thread (sched(7)); `None` is the calling one.
-    let _ = rustix::process::setpriority_process(None, ENGINE_NICE);
+    let _ = rustix::process::setpriority_process(None, nice);
+}
+
+/// Which video encoder works here, if one is needed; says so.
+fn choose_encoder(config: &Config) -> Choice {
+    let Some(settings) = &config.rtsp_server else { return Choice::default() };
+    let choice = encoder::choose(&settings.encoders);
+    match &choice.chosen {
+        Some(chosen) => tracing::info!(encoder = chosen, others = choice.why(), "Chose the video encoder."),
+        None => tracing::error!(why = choice.why(), "No video encoder works here: RTSP out has no picture."),
+    }
+    choice
 }
 
 /// Waits for all workers, at most for the grace period.
@@ -330,12 +399,12 @@ fn report(curve: &Curve) {
     tracing::info!(batch = curve.largest_useful(), "The largest batch that makes frames cheaper.");
 }
 
-fn unknown_classes(spec: &ModelSpec, unknown: &[String]) -> Fault {
+fn unknown_classes(spec: &ModelSpec, key: &str, unknown: &[String]) -> Fault {
     let known: Vec<&str> = spec.labels.iter().map(|l| &**l).filter(|l| !l.is_empty()).collect();
     Fault::new(
         Who::Config,
         "classes",
-        format!("[model] classes: model {} has no label {}", spec.name, unknown.join(", ")),
+        format!("{key}: model {} has no label {}", spec.name, unknown.join(", ")),
     )
     .remedy(format!("its labels are: {}", known.join(", ")))
 }

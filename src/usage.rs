@@ -8,7 +8,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// Threads that do not belong to a camera; the engine's pool inherits the name of the thread that made it. All others receive, unpack
 /// and decode: `cam-NAME`, and GStreamer's, which it names after its elements.
-const SHARED: [&str; 5] = ["infer", "analyze", "publish", "net", "weir"];
+const SHARED: [&str; 6] = ["infer", "analyze", "publish", "rtsp", "net", "weir"];
+
+/// So begin the names of threads that paint and encode for people.
+const SHOWS: &str = "show";
 
 /// CPU time that this process has used, ended threads included.
 pub fn process_cpu() -> Duration {
@@ -29,7 +32,7 @@ fn shared_cpu() -> Option<Duration> {
         let task = task.ok()?.path();
         // Gone since it was listed: then it is none of ours, which stay.
         let Ok(name) = fs::read_to_string(task.join("comm")) else { continue };
-        if SHARED.contains(&name.trim()) {
+        if SHARED.contains(&name.trim()) || name.starts_with(SHOWS) {
             let stat = fs::read_to_string(task.join("schedstat")).ok()?;
             shared += Duration::from_nanos(stat.split_whitespace().next()?.parse().ok()?);
         }

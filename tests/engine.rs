@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 use weir::board::Board;
-use weir::clock::{Clock, SystemClock, Tick, Wall};
+use weir::clock::{Clock, SystemClock, Tick, Wall, bell};
 use weir::config::{DropPolicy, Priority};
 use weir::device::Device;
 use weir::device::scripted::{Scripted, ScriptedOutputs};
@@ -19,6 +19,7 @@ use weir::intake::{Port, intake};
 use weir::stage::analyze::Work;
 use weir::stage::infer::Infer;
 use weir::supervise::Beat;
+use weir::video::{Audience, Studio};
 
 struct Rig {
     ports: Vec<Port<()>>,
@@ -63,6 +64,7 @@ fn rig(most: usize, mut script: impl FnMut(usize) -> Result<(), Fault> + Send + 
         results: tx,
         board: Arc::clone(&board),
         clock,
+        studio: Arc::new(Studio::new(Audience::new(["a", "b"], bell().0))),
     };
     Rig { ports, board, results, infer: std::thread::spawn(move || infer.run()) }
 }

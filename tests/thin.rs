@@ -57,6 +57,7 @@ fn decode(
         stall: Duration::from_secs(3),
         zones: Vec::new(),
         lines: Vec::new(),
+        privacy: Default::default(),
     };
     let (pictures, units) = (Arc::new(Mutex::new(Pictures::new())), Arc::new(Mutex::new(Vec::new())));
     let (into, came) = (Arc::clone(&pictures), Arc::clone(&units));

@@ -12,8 +12,8 @@ use super::env::Env;
 use super::file::{At, Section, printable};
 use super::problem::Problems;
 use super::{
-    Batcher, Camera, Config, DropPolicy, Events, Execution, Http, Infer, Line, Log, LogFormat, Model, Mqtt,
-    MqttTls, Priority, Provider, Source, Track, Zone, secret, source,
+    Batcher, Camera, Config, DropPolicy, Events, Execution, Hide, Http, Infer, Line, Log, LogFormat, Model,
+    Mqtt, MqttTls, Priority, Privacy, Provider, RtspServer, Source, Track, Video, Zone, secret, source,
 };
 
 /// What a check works with.
@@ -83,6 +83,10 @@ pub(super) fn config(check: &mut Check<'_>, file: &Section) -> Option<Config> {
         Some(section) => mqtt(check, section, node.as_deref().unwrap_or("node")).map(Some),
         None => Some(None),
     };
+    let rtsp_server = match file.section("rtsp_server") {
+        Some(section) => rtsp_server(check, section).map(Some),
+        None => Some(None),
+    };
     let log = log(check, file.section("log")?);
     if let Some(track) = &track {
         still_tracks(check, file, track);
@@ -98,6 +102,7 @@ pub(super) fn config(check: &mut Check<'_>, file: &Section) -> Option<Config> {
         check.problems.error(file.place("cameras"), "there is no camera").help("add a table [cameras.porch]");
     }
     let events = file.section("events")?;
+    let video = file.section("video")?;
     Some(Config {
         node: node?.into(),
         model: model?,
@@ -116,6 +121,12 @@ pub(super) fn config(check: &mut Check<'_>, file: &Section) -> Option<Config> {
         http: http?,
         tenants,
         mqtt: mqtt?,
+        video: Video {
+            max_viewers: video.int("max_viewers") as usize,
+            jpeg_quality: video.int("jpeg_quality") as u32,
+            trail: ms(video, "trail_ms"),
+        },
+        rtsp_server: rtsp_server?,
         log: log?,
         grace: ms(file.section("shutdown")?, "grace_ms"),
         cameras: cameras.into_iter().collect::<Option<_>>()?,
@@ -292,7 +303,8 @@ fn track(check: &mut Check<'_>, section: &Section) -> Option<Track> {
     Some(track)
 }
 
-fn http(check: &mut Check<'_>, section: &Section) -> Option<Http> {
+/// `bind`.
+fn address(check: &mut Check<'_>, section: &Section, port: u16) -> Option<SocketAddr> {
     let written = section.text("bind")?;
     let at = section.place("bind");
     let Ok(bind) = written.parse::<SocketAddr>() else {
@@ -301,7 +313,7 @@ fn http(check: &mut Check<'_>, section: &Section) -> Option<Http> {
                 format!("for every address of this machine write 0.0.0.0:{}", printable(port))
             }
             Some(("localhost", port)) => format!("write 127.0.0.1:{}", printable(port)),
-            _ => "for example 127.0.0.1:8080, or [::1]:8080".to_owned(),
+            _ => format!("for example 127.0.0.1:{port}, or [::1]:{port}"),
         };
         check
             .problems
@@ -310,6 +322,41 @@ fn http(check: &mut Check<'_>, section: &Section) -> Option<Http> {
             .help(help);
         return None;
     };
+    Some(bind)
+}
+
+fn rtsp_server(check: &mut Check<'_>, section: &Section) -> Option<RtspServer> {
+    let bind = address(check, section, 8554)?;
+    let login = secret::login(check, section, "bind", None);
+    let wants_login = ["user", "password_env", "password_file"].iter().any(|key| section.has(key));
+    if !bind.ip().is_loopback() && !wants_login {
+        check
+            .problems
+            .error(section.place("bind"), format!("everybody who reaches {bind} could watch"))
+            .label("not only this machine")
+            .help("add user = \"NAME\" and password_file = \"PATH\", or bind 127.0.0.1");
+        return None;
+    }
+    let encoders = section.texts("encoders");
+    if encoders.is_empty() {
+        check.problems.error(section.place("encoders"), "`encoders` names none").label("this list is empty");
+        return None;
+    }
+    // A login that was asked for and is not there is a problem that has been reported.
+    let login = if wants_login { Some(login?) } else { None };
+    Some(RtspServer {
+        bind,
+        encoders,
+        bitrate: section.int("bitrate_kbps") as u32,
+        width: section.opt_int("max_width").map(|n| n as u32),
+        max_streams: section.int("max_streams") as usize,
+        login,
+    })
+}
+
+fn http(check: &mut Check<'_>, section: &Section) -> Option<Http> {
+    let bind = address(check, section, 8080)?;
+    let at = section.place("bind");
     if !bind.ip().is_loopback() {
         check
             .problems
@@ -422,6 +469,8 @@ fn camera(check: &mut Check<'_>, name: &str, section: &Section, batcher: &Sectio
     let zones = zones.collect::<Vec<_>>();
     let lines = section.named("lines").iter().map(|(name, _, line)| self::line(check, name, line));
     let lines = lines.collect::<Vec<_>>();
+    let masks = section.named("masks").iter().map(|(_, _, mask)| polygon(check, mask));
+    let masks = masks.collect::<Vec<_>>();
     let policy = section.text("drop_policy").or_else(|| batcher.text("drop_policy"));
     let ring = section.opt_int("ring_buffer_ms").unwrap_or_else(|| batcher.int("ring_buffer_ms"));
     Some(Camera {
@@ -442,6 +491,11 @@ fn camera(check: &mut Check<'_>, name: &str, section: &Section, batcher: &Sectio
         stall: ms(section, "stall_ms"),
         zones: zones.into_iter().collect::<Option<_>>()?,
         lines: lines.into_iter().collect::<Option<_>>()?,
+        privacy: Privacy {
+            hide: section.texts("hide"),
+            hide_by: if section.text("hide_by") == Some("fill") { Hide::Fill } else { Hide::Blur },
+            masks: masks.into_iter().collect::<Option<_>>()?,
+        },
     })
 }
 
@@ -460,7 +514,8 @@ fn still_tracks(check: &mut Check<'_>, file: &Section, track: &Track) {
     }
 }
 
-fn zone(check: &mut Check<'_>, name: &str, section: &Section) -> Option<Zone> {
+/// `polygon`, as a region that one can be in.
+fn polygon(check: &mut Check<'_>, section: &Section) -> Option<Vec<[f32; 2]>> {
     let polygon = section.points("polygon")?.to_vec();
     if let Some(wrong) = super::shape::wrong(&polygon) {
         check
@@ -470,6 +525,11 @@ fn zone(check: &mut Check<'_>, name: &str, section: &Section) -> Option<Zone> {
             .help("write the corners in order around the region");
         return None;
     }
+    Some(polygon)
+}
+
+fn zone(check: &mut Check<'_>, name: &str, section: &Section) -> Option<Zone> {
+    let polygon = polygon(check, section)?;
     Some(Zone {
         name: Arc::from(name),
         polygon,

@@ -31,6 +31,8 @@ Relative paths start at the folder of the configuration file.",
         table("http", &HTTP),
         key("tenants", Named("tenant", &TENANT), Optional("lab"), ""),
         key("mqtt", Kind::Table(&MQTT), Optional(""), ""),
+        table("video", &VIDEO),
+        key("rtsp_server", Kind::Table(&RTSP_SERVER), Optional(""), ""),
         table("log", &LOG),
         table("shutdown", &SHUTDOWN),
         key("cameras", Named("camera", &CAMERA), Required("porch"), ""),
@@ -313,6 +315,51 @@ static MQTT: Table = Table {
     ],
 };
 
+static VIDEO: Table = Table {
+    doc: "Pictures for people: the dashboard, snapshot.jpg and stream.mjpg. Nothing is painted or encoded while nobody watches.",
+    keys: &[
+        key(
+            "max_viewers",
+            Int(1, 200),
+            Default("64"),
+            "Who may watch over HTTP at a time. One more gets 503 with Retry-After.",
+        ),
+        key("jpeg_quality", Int(1, 100), Default("80"), "Of JPEG; more is sharper and larger."),
+        key(
+            "trail_ms",
+            Int(0, 60_000),
+            Default("1500"),
+            "How much of its past the trail behind an object shows; 0 shows none.",
+        ),
+    ],
+};
+
+static RTSP_SERVER: Table = Table {
+    doc: "Annotated video as H.264 at rtsp://HOST:PORT/NAME, over TCP and UDP. Without this table there is none.",
+    keys: &[
+        key(
+            "bind",
+            Text,
+            Default("\"127.0.0.1:8554\""),
+            "IP address and port. Other addresses than loopback need `user`.",
+        ),
+        key("user", Text, Optional("\"viewer\""), "Whom to let watch; needs a password from one of the next two keys."),
+        key("password_env", Text, Optional("\"RTSP_PASSWORD\""), PASSWORD_ENV),
+        key("password_file", Text, Optional("\"rtsp-password\""), PASSWORD_FILE),
+        key("password", Refused(NO_PASSWORD), Optional(""), ""),
+        key(
+            "encoders",
+            Words(&["nvh264enc", "vah264enc", "qsvh264enc", "v4l2h264enc", "x264enc", "openh264enc"]),
+            Default("[\"nvh264enc\", \"vah264enc\", \"qsvh264enc\", \"v4l2h264enc\", \"x264enc\", \"openh264enc\"]"),
+            "GStreamer's encoders in order of preference. Each encodes a picture at start; the first that can is used.
+The log and GET /api/v1/devices say which, and why not those before it.",
+        ),
+        key("bitrate_kbps", Int(100, 100_000), Default("4000"), "Of one camera's stream."),
+        key("max_width", Int(64, 8_192), Optional("1280"), "Wider pictures are shrunk to so many columns."),
+        key("max_streams", Int(1, 256), Default("16"), "Cameras that are encoded at a time. One more gets 503."),
+    ],
+};
+
 static LOG: Table = Table {
     doc: "The log, on standard error.",
     keys: &[
@@ -444,9 +491,33 @@ skipped. Motion anywhere brings the full rate back with the frame that shows it.
             Default("3000"),
             "A connected camera without a decoded frame for this long has failed and is connected anew.",
         ),
+        key(
+            "hide",
+            Texts,
+            Default("[]"),
+            "Objects with these labels are made unreadable in every picture that leaves the box; events still tell of them.
+The network may miss one: what must never be seen needs a mask.",
+        ),
+        key(
+            "hide_by",
+            Word(&["blur", "fill"]),
+            Default("\"blur\""),
+            "blur: by few large squares. fill: by black.",
+        ),
+        key("masks", Named("mask", &MASK), Optional("neighbour"), ""),
         key("zones", Named("zone", &ZONE), Optional("door"), ""),
         key("lines", Named("line", &LINE), Optional("gate"), ""),
     ],
+};
+
+static MASK: Table = Table {
+    doc: "A region that is black in every picture that leaves the box. The network still sees it.",
+    keys: &[key(
+        "polygon",
+        Points(3, 64),
+        Required("[[0.0, 0.0], [0.3, 0.0], [0.3, 0.4], [0.0, 0.4]]"),
+        "Corners in order, as fractions of the picture; [0, 0] is the top left.",
+    )],
 };
 
 static ZONE: Table = Table {

@@ -50,6 +50,10 @@ pub struct Config {
     pub tenants: Vec<Tenant>,
     /// `[mqtt]`; absent: no broker.
     pub mqtt: Option<Mqtt>,
+    /// `[video]`.
+    pub video: Video,
+    /// `[rtsp_server]`; absent: no RTSP out.
+    pub rtsp_server: Option<RtspServer>,
     /// `[log]`.
     pub log: Log,
     /// `[shutdown] grace_ms`: how long a stop may take before the process exits anyway. Default 10 s.
@@ -307,6 +311,34 @@ pub struct Login {
     pub password: SecretString,
 }
 
+/// `[video]`: pictures for people.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Video {
+    /// Who may watch at a time, all cameras together. Default 64.
+    pub max_viewers: usize,
+    /// 1..=100. Default 80.
+    pub jpeg_quality: u32,
+    /// How much of its past a track's trail shows; zero: none. Default 1.5 s.
+    pub trail: Duration,
+}
+
+/// `[rtsp_server]`.
+#[derive(Clone, Debug)]
+pub struct RtspServer {
+    /// Default 127.0.0.1:8554.
+    pub bind: SocketAddr,
+    /// GStreamer's names of encoders, the best first; at least one.
+    pub encoders: Vec<String>,
+    /// Kilobits a second. Default 4000.
+    pub bitrate: u32,
+    /// Pictures that are wider are shrunk to this many columns; absent: never.
+    pub width: Option<u32>,
+    /// Cameras that are encoded at a time. Default 16.
+    pub max_streams: usize,
+    /// Whoever watches must know it (digest authentication); absent: anybody may watch.
+    pub login: Option<Login>,
+}
+
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
@@ -358,6 +390,29 @@ pub struct Camera {
     pub zones: Vec<Zone>,
     /// Named lines.
     pub lines: Vec<Line>,
+    /// What nobody may see.
+    pub privacy: Privacy,
+}
+
+/// What nobody may see of a camera. Holds for every picture that leaves the box, not for the analysis.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Privacy {
+    /// `hide`: objects with these labels.
+    pub hide: Vec<String>,
+    /// `hide_by`. Default blur.
+    pub hide_by: Hide,
+    /// `masks`: polygons of at least three corners as fractions of the picture, always black.
+    pub masks: Vec<Vec<[f32; 2]>>,
+}
+
+/// How a part of a picture is hidden.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hide {
+    /// By few large squares of its mean colours.
+    #[default]
+    Blur,
+    /// By black.
+    Fill,
 }
 
 /// Where pictures come from.

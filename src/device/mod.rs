@@ -1,6 +1,7 @@
 //! What the daemon asks of a machine: sources of decoded pictures, and an engine. One trait; the stages are
 //! generic over it, so that pixels in one kind of memory cannot reach an engine for another.
 
+pub mod canvas;
 pub mod scripted;
 pub mod software;
 
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use self::canvas::{Canvas, Colour};
 use crate::clock::Pts;
 use crate::config;
 use crate::event::Video;
@@ -41,6 +43,13 @@ pub trait Device: Send + Sync + 'static {
     /// # Errors
     /// When the source cannot even be built, for example because a GStreamer element is missing.
     fn open(&self, camera: &config::Camera, sink: Sink<Self::Pixels>) -> Result<Self::Source, Fault>;
+
+    /// A copy of a picture in host memory, for people to look at: at most `width` columns, in the colours of `colour` or in its
+    /// own. `None`: this device has no way to make one.
+    fn canvas(pixels: &Self::Pixels, width: Option<u32>, colour: Option<Colour>) -> Option<Canvas> {
+        let _ = (pixels, width, colour);
+        None
+    }
 
     /// Brings a still picture to where this device keeps its pictures. Called on any thread.
     ///

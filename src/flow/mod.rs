@@ -7,6 +7,7 @@ pub mod cap;
 pub mod capacity;
 pub mod curve;
 pub mod detect;
+pub mod draw;
 mod interval;
 pub mod pace;
 pub mod predict;

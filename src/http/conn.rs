@@ -38,7 +38,7 @@ impl Stalled {
 
 /// Serves until the stop signal, then lets the answers under way finish within [`Limits::grace`].
 pub(super) async fn accept(listener: TcpListener, router: Router, limits: Limits, mut stop: Stop) {
-    let permits = Arc::new(Semaphore::new(limits.connections + limits.sse_clients));
+    let permits = Arc::new(Semaphore::new(limits.connections + limits.sse_clients + limits.viewers));
     let mut open = JoinSet::new();
     loop {
         let accepted = async {

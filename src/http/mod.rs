@@ -8,7 +8,11 @@
 //! | `/healthz` | 200 while every stage makes progress, else 503 |
 //! | `/readyz` | 200 once the daemon is ready, else 503 with what is missing |
 //! | `/metrics` | Prometheus text |
+//! | `/` | the dashboard |
 //! | `/api/v1/cameras[/NAME]` | state of the cameras |
+//! | `/api/v1/cameras/NAME/snapshot.jpg?annotated=1&width=N` | a picture of the newest analysed frame |
+//! | `/api/v1/cameras/NAME/stream.mjpg?annotated=1&width=N` | the same again and again (MJPEG) |
+//! | `/api/v1/devices` | which video encoder was chosen, and why |
 //! | `/api/v1/flow` | the engine's pace: S(b), wait and batch limits, p95 against the target, and why; clients' requests |
 //! | `POST /api/v1/admission` | would these cameras fit? Changes nothing |
 //! | `/api/v1/events?after=SEQ&limit=N&camera=NAME&kind=KIND` | history |
@@ -20,11 +24,13 @@
 mod admission;
 mod cameras;
 mod conn;
+mod dashboard;
 mod events;
 mod flow;
 mod infer;
 mod rates;
 mod sse;
+mod video;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -33,7 +39,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse, Json, Response};
+use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -45,6 +51,7 @@ use crate::fault::{Fault, Who};
 use crate::metrics;
 use crate::outbox::Outbox;
 use crate::stop::Stop;
+use crate::video::Audience;
 
 /// Asked by a health check; answers what is wrong, nothing when all is well. Must not block.
 pub type Probe = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
@@ -70,6 +77,10 @@ pub struct Api {
     pub limits: Limits,
     /// Pictures of clients.
     pub infer: Inference,
+    /// Who watches.
+    pub audience: Arc<Audience>,
+    /// What `/api/v1/devices` says.
+    pub devices: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
 }
 
 /// What clients may use before they are refused or cut off.
@@ -79,7 +90,9 @@ pub struct Limits {
     pub sse_clients: usize,
     /// A comment this often on a quiet event stream.
     pub sse_heartbeat: Duration,
-    /// Connections besides the event stream's; one more waits in the kernel's queue.
+    /// Who may watch at a time; one more gets 503 with `Retry-After`.
+    pub viewers: usize,
+    /// Connections besides the event stream's and the viewers'; one more waits in the kernel's queue.
     pub connections: usize,
     /// A connection that sends no whole request head for this long is closed.
     pub header_read: Duration,
@@ -91,8 +104,9 @@ pub struct Limits {
 
 impl Limits {
     /// As configured, with the constants that nobody needed to configure yet.
-    pub fn new(http: &crate::config::Http) -> Self {
+    pub fn new(http: &crate::config::Http, video: &crate::config::Video) -> Self {
         Limits {
+            viewers: video.max_viewers,
             sse_clients: http.max_sse_clients,
             sse_heartbeat: http.sse_heartbeat,
             connections: 256,
@@ -167,6 +181,7 @@ struct Shared {
     rates: rates::Rates,
     sse: metrics::Sse,
     sse_permits: Arc<Semaphore>,
+    viewers: Arc<Semaphore>,
     stop: Stop,
 }
 
@@ -177,6 +192,7 @@ impl Shared {
             rates: rates::Rates::default(),
             sse: metrics::Sse::new(),
             sse_permits: Arc::new(Semaphore::new(api.limits.sse_clients)),
+            viewers: Arc::new(Semaphore::new(api.limits.viewers)),
             stop,
             api,
         }
@@ -186,7 +202,11 @@ impl Shared {
 fn router(shared: Arc<Shared>) -> Router {
     let pictures = DefaultBodyLimit::max(infer::most_bytes(&shared.api.infer.desk));
     Router::new()
-        .route("/", get(index))
+        .route("/", get(dashboard::page))
+        .route("/style.css", get(dashboard::style))
+        .route("/app.js", get(dashboard::script))
+        .route("/plot.js", get(dashboard::plot))
+        .route("/icon.svg", get(dashboard::icon))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
@@ -194,6 +214,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/admission", post(admission::ask))
         .route("/api/v1/cameras", get(cameras::list))
         .route("/api/v1/cameras/{name}", get(cameras::one))
+        .route("/api/v1/cameras/{name}/snapshot.jpg", get(video::snapshot))
+        .route("/api/v1/cameras/{name}/stream.mjpg", get(video::stream))
+        .route("/api/v1/devices", get(devices))
         .route("/api/v1/infer", post(infer::post).layer(pictures))
         .route("/api/v1/events", get(events::history))
         .route("/api/v1/events/stream", get(sse::stream))
@@ -221,24 +244,8 @@ fn error(status: StatusCode, code: &str, message: impl Into<String>) -> Response
     (status, Json(json!({ "error": { "code": code, "message": message.into() } }))).into_response()
 }
 
-async fn index(State(shared): State<Arc<Shared>>) -> Html<String> {
-    let node = escape(&shared.api.node);
-    Html(format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>weir · {node}</title>\
-         <h1>weir · {node}</h1><ul>\
-         <li><a href=\"/api/v1/cameras\">/api/v1/cameras</a> · state of every camera; /api/v1/cameras/NAME for one\
-         <li><a href=\"/api/v1/events\">/api/v1/events</a>?after=SEQ&amp;limit=N&amp;camera=NAME&amp;kind=KIND · history\
-         <li><a href=\"/api/v1/events/stream\">/api/v1/events/stream</a>?camera=NAME&amp;kind=KIND · server-sent events\
-         <li>POST /api/v1/infer · what the network sees in a JPEG or PNG\
-         <li><a href=\"/metrics\">/metrics</a> · for Prometheus\
-         <li><a href=\"/healthz\">/healthz</a> · is it alive\
-         <li><a href=\"/readyz\">/readyz</a> · is it ready</ul>\n"
-    ))
-}
-
-/// A node's name may be the host's, which we did not check.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
+async fn devices(State(shared): State<Arc<Shared>>) -> Json<serde_json::Value> {
+    Json((shared.api.devices)())
 }
 
 async fn healthz(State(shared): State<Arc<Shared>>) -> Response {

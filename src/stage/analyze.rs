@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
@@ -11,13 +12,15 @@ use crate::config;
 use crate::device::Outputs;
 use crate::event::Draft;
 use crate::flow::detect::Detector;
+use crate::flow::draw::{Artist, Seen};
 use crate::flow::rules::{FrameContext, Rules};
-use crate::flow::track::Tracker;
+use crate::flow::track::{TrackView, Tracker};
 use crate::frame::{CameraId, Detection, Fate, FrameKey, Size, Stamp};
 use crate::metrics;
 use crate::model::spec::{Placement, TensorView};
 use crate::request::Found;
 use crate::supervise::Beat;
+use crate::video::Gallery;
 
 /// A frame whose results are there.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +57,7 @@ pub enum Work<O> {
 struct Scene {
     tracker: Tracker,
     rules: Rules,
+    artist: Artist,
     latency: metrics::Timer,
 }
 
@@ -81,6 +85,10 @@ pub struct Analyze<O> {
     pub clock: Arc<dyn Clock>,
     /// For the watchdog.
     pub beat: Beat,
+    /// Where frames that somebody watches are shown.
+    pub gallery: Arc<dyn Gallery>,
+    /// How much of its past a track's trail shows.
+    pub trail: Duration,
 }
 
 /// Which detections count at all.
@@ -122,10 +130,11 @@ impl<O: Outputs> Analyze<O> {
             .map(|camera| Scene {
                 tracker: Tracker::new(self.track.clone()),
                 rules: Rules::new(camera, &self.labels, &self.settings),
+                artist: Artist::new(Arc::clone(&camera.name), &camera.privacy, &self.labels, self.trail),
                 latency: metrics::event_latency(&camera.name),
             })
             .collect();
-        let mut found = Vec::new();
+        let (mut found, mut all) = (Vec::new(), Vec::new());
         let mut drafts = Vec::new();
         let mut swept = self.clock.now();
         loop {
@@ -142,12 +151,17 @@ impl<O: Outputs> Analyze<O> {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Work::Batch { frames, outputs }) => {
                     for (slot, frame) in frames.iter().enumerate() {
-                        if !self.detect(slot, frame, &outputs, &mut found) {
+                        if !self.detect(slot, frame, &outputs, &mut all) {
                             self.board.settle(frame.key, Fate::Failed);
                             continue;
                         }
+                        found.clone_from(&all);
+                        found.retain(|d| self.filter.keeps(d));
                         match scenes.get_mut(frame.key.camera.index()) {
-                            Some(scene) => self.follow(frame, &found, scene, &mut drafts),
+                            Some(scene) => {
+                                self.follow(frame, &found, scene, &mut drafts);
+                                self.show(frame, &all, scene);
+                            }
                             None => self.answer(frame, &found),
                         }
                     }
@@ -178,7 +192,7 @@ impl<O: Outputs> Analyze<O> {
         }
     }
 
-    /// One frame's boxes. False: the engine returned something else than the network's outputs.
+    /// One frame's boxes, also those that are not reported. False: the engine returned something else than the network's outputs.
     fn detect(&mut self, slot: usize, frame: &Analyzable, outputs: &O, found: &mut Vec<Detection>) -> bool {
         found.clear();
         let views: Vec<TensorView<'_>> = (0..outputs.count()).map(|i| outputs.view(i, slot)).collect();
@@ -189,7 +203,6 @@ impl<O: Outputs> Analyze<O> {
         if report.wrong_shape {
             tracing::warn!(key = %frame.key, "The engine returned tensors of another shape than the network has.");
         }
-        found.retain(|d| self.filter.keeps(d));
         !report.wrong_shape
     }
 
@@ -210,6 +223,7 @@ impl<O: Outputs> Analyze<O> {
         let context = FrameContext { key: frame.key, stamp: frame.stamp, size: frame.size, now };
         scene.rules.apply(&context, changes, drafts);
         let card = self.board.camera(frame.key.camera);
+        card.note_picture(frame.stamp.wall);
         card.tracks.store(scene.tracker.tracks().count(), Relaxed);
         let latency = now.since(frame.stamp.arrived);
         card.note_latency(now, latency);
@@ -218,5 +232,15 @@ impl<O: Outputs> Analyze<O> {
         }
         scene.latency.record(latency);
         card.ledger.settle(Fate::Inferred);
+    }
+
+    /// Has a frame painted, if somebody watches. `all` is what the network saw, also what is not reported: it may have to be hidden.
+    fn show(&self, frame: &Analyzable, all: &[Detection], scene: &mut Scene) {
+        if !self.gallery.has(frame.key) {
+            return;
+        }
+        let tracks: Vec<TrackView> = scene.tracker.tracks().copied().collect();
+        let seen = Seen { stamp: frame.stamp, size: frame.size, found: all, tracks: &tracks };
+        self.gallery.show(frame.key, frame.stamp, scene.artist.draw(&seen));
     }
 }

@@ -16,6 +16,7 @@ use crate::frame::{Fate, Frame, FrameKey};
 use crate::intake::{Intake, Next};
 use crate::metrics;
 use crate::stage::analyze::{Analyzable, Work};
+use crate::video::Studio;
 
 /// Runs that fail one after the other before the engine is given up.
 const MOST_FAILURES: u32 = 3;
@@ -84,6 +85,8 @@ pub struct Infer<D: Device> {
     pub board: Arc<Board>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Keeps pictures that somebody wants to see.
+    pub studio: Arc<Studio<D::Pixels>>,
 }
 
 struct Meters {
@@ -191,7 +194,7 @@ impl<D: Device> Infer<D> {
     }
 
     /// Loads each frame into the engine; those that cannot be used fail alone, and a request for which the answer would
-    /// come too late is left out. Pixels are freed here.
+    /// come too late is left out. Pixels are freed here, unless somebody watches their camera.
     fn fill(&mut self, now: Tick, batch: &mut Vec<(FrameKey, Frame<D::Pixels>)>) -> Vec<Analyzable> {
         let mut frames: Vec<Analyzable> = Vec::with_capacity(batch.len());
         let done = now + self.pacer.curve().service(batch.len());
@@ -201,7 +204,10 @@ impl<D: Device> Infer<D> {
                 continue;
             }
             match self.engine.load(frames.len(), &frame) {
-                Ok(place) => frames.push(Analyzable { key, stamp: frame.stamp, size: frame.size, place }),
+                Ok(place) => {
+                    frames.push(Analyzable { key, stamp: frame.stamp, size: frame.size, place });
+                    self.studio.keep(key, frame.pixels);
+                }
                 Err(fault) => {
                     tracing::debug!(%key, "A picture cannot be used: {fault}");
                     self.fail([key]);

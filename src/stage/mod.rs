@@ -4,3 +4,4 @@ pub mod analyze;
 pub mod infer;
 pub mod ingest;
 pub mod publish;
+pub mod show;

@@ -39,6 +39,7 @@ pub struct Net {
 pub fn limits() -> Limits {
     Limits {
         sse_clients: 8,
+        viewers: 8,
         sse_heartbeat: Duration::from_secs(15),
         connections: 32,
         header_read: Duration::from_secs(10),
@@ -91,6 +92,8 @@ impl Net {
                 access: http::Access::Anybody,
                 model: "none".into(),
             },
+            audience: weir::video::Audience::new(CAMERAS, weir::clock::bell().0),
+            devices: Arc::new(|| serde_json::json!({})),
         };
         let serving = http::serve(listener, api, signal.clone());
         let tasks = vec![runtime.spawn(async move { serving.await.expect("HTTP serves") })];

@@ -4,6 +4,7 @@
 //! library, because it is what installs them. Nothing of the daemon belongs here.
 
 mod board;
+mod browser;
 mod cache;
 mod demo;
 mod fetch;

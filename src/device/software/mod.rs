@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::config;
+use crate::device::canvas::{Canvas, Colour};
 use crate::device::{Device, Sink};
 use crate::fault::{Fault, Who};
 use crate::flow::still::Grid;
@@ -109,6 +110,10 @@ impl Device for Software {
 
     fn luma_grid(pixels: &pixels::Pixels) -> Option<Grid> {
         pixels.luma_grid()
+    }
+
+    fn canvas(pixels: &pixels::Pixels, width: Option<u32>, colour: Option<Colour>) -> Option<Canvas> {
+        Canvas::copy(&pixels.planes(), pixels.geometry(), width, colour)
     }
 
     fn open(

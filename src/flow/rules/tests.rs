@@ -29,6 +29,7 @@ fn camera() -> Camera {
             classes: vec![],
         }],
         lines: vec![Line { name: "sill".into(), ends: [[0.5, 0.3], [0.5, 0.7]], classes: vec![] }],
+        privacy: Default::default(),
     }
 }
 

@@ -1,0 +1,175 @@
+//! Which H.264 encoder this machine really has: each is asked to encode one picture at start, the best first.
+
+use std::time::Duration;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use serde::Serialize;
+
+/// The first picture of a hardware encoder takes this long where it loads firmware.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Key frames come at least this often; one more comes when a viewer joins.
+const KEY_FRAME_EVERY: i32 = 100;
+
+/// What became of one encoder's trial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Trial {
+    /// GStreamer's name of it.
+    pub encoder: String,
+    /// Why it cannot be used; null: it has encoded a picture.
+    pub problem: Option<String>,
+}
+
+/// What was found at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Choice {
+    /// The one that is used; null: there is none.
+    pub chosen: Option<String>,
+    /// In the order of their trials, which end with the first success.
+    pub trials: Vec<Trial>,
+}
+
+impl Choice {
+    /// The encoder and why not a better one, for the log.
+    pub fn why(&self) -> String {
+        let failed = self.trials.iter().filter_map(|trial| {
+            trial.problem.as_ref().map(|problem| format!("{}: {problem}", trial.encoder))
+        });
+        failed.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Tries them in this order.
+pub fn choose(order: &[String]) -> Choice {
+    let mut choice = Choice::default();
+    for name in order {
+        let problem = try_one(name).err();
+        let works = problem.is_none();
+        choice.trials.push(Trial { encoder: name.clone(), problem });
+        if works {
+            choice.chosen = Some(name.clone());
+            break;
+        }
+    }
+    choice
+}
+
+/// Encodes one picture.
+fn try_one(name: &str) -> Result<(), String> {
+    gst::init().map_err(|e| e.to_string())?;
+    let make = |factory: &str| {
+        gst::ElementFactory::make(factory)
+            .build()
+            .map_err(|_| "it is not installed, or its device is not here".to_owned())
+    };
+    let encoder = make(name)?;
+    configure(&encoder, 1000);
+    let source = make("videotestsrc")?;
+    source.set_property("num-buffers", 1i32);
+    let size = gst::Caps::builder("video/x-raw").field("width", 640i32).field("height", 360i32).build();
+    let filter = make("capsfilter")?;
+    filter.set_property("caps", size);
+    let sink = make("fakesink")?;
+    sink.set_property("sync", false);
+    let pipeline = Guard(gst::Pipeline::new());
+    let chain = [&source, &filter, &make("videoconvert")?, &encoder, &sink];
+    pipeline.0.add_many(chain).map_err(|e| e.to_string())?;
+    gst::Element::link_many(chain).map_err(|_| "it does not take raw video".to_owned())?;
+    let counted = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    if let Some(pad) = sink.static_pad("sink") {
+        let counted = std::sync::Arc::clone(&counted);
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            gst::PadProbeReturn::Ok
+        });
+    }
+    let bus = pipeline.0.bus().ok_or("its pipeline has no bus")?;
+    // A failure is on the bus, with its reason.
+    let _ = pipeline.0.set_state(gst::State::Playing);
+    let patience = gst::ClockTime::from_nseconds(PATIENCE.as_nanos() as u64);
+    let news = bus.timed_pop_filtered(patience, &[gst::MessageType::Eos, gst::MessageType::Error]);
+    match news.as_ref().map(|news| news.view()) {
+        Some(gst::MessageView::Error(error)) => Err(error.error().message().to_owned()),
+        Some(_) if counted.load(std::sync::atomic::Ordering::Relaxed) > 0 => Ok(()),
+        Some(_) => Err("it gave nothing for a picture".to_owned()),
+        None => Err(format!("it did not encode a picture within {} s", PATIENCE.as_secs())),
+    }
+}
+
+/// Low latency, no reordering, so many kilobits a second. Properties differ by encoder: what one does not have is not set.
+pub fn configure(encoder: &gst::Element, kbps: u32) {
+    let name = encoder.factory().map(|factory| factory.name().to_string()).unwrap_or_default();
+    let set = |property: &str, value: &str| {
+        if encoder.has_property(property) {
+            encoder.set_property_from_str(property, value);
+        }
+    };
+    let gop = KEY_FRAME_EVERY.to_string();
+    match name.as_str() {
+        "x264enc" => {
+            set("tune", "zerolatency");
+            set("speed-preset", "superfast");
+            set("bitrate", &kbps.to_string());
+            set("key-int-max", &gop);
+            // Threads of slices: a core for each stream is what the machine has to give.
+            set("threads", "1");
+        }
+        "openh264enc" => {
+            set("bitrate", &(u64::from(kbps) * 1000).to_string());
+            set("rate-control", "bitrate");
+            set("complexity", "low");
+            set("gop-size", &gop);
+        }
+        "nvh264enc" => {
+            set("preset", "low-latency-hq");
+            set("zerolatency", "true");
+            set("bframes", "0");
+            set("bitrate", &kbps.to_string());
+            set("gop-size", &gop);
+        }
+        "v4l2h264enc" => {
+            let bits = u64::from(kbps) * 1000;
+            let controls = format!("controls,video_bitrate={bits},h264_i_frame_period={gop}");
+            set("extra-controls", &controls);
+        }
+        // VA and Quick Sync.
+        _ => {
+            set("bitrate", &kbps.to_string());
+            set("key-int-max", &gop);
+            set("gop-size", &gop);
+            set("b-frames", "0");
+            set("low-latency", "true");
+        }
+    }
+}
+
+struct Guard(gst::Pipeline);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Fails only for elements that already failed; there is nothing left to stop then.
+        let _ = self.0.set_state(gst::State::Null);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_that_can_is_chosen_and_the_others_say_why_not() {
+        let order = ["no264enc", "x264enc", "openh264enc"].map(str::to_owned);
+        let choice = choose(&order);
+        assert_eq!(choice.chosen.as_deref(), Some("x264enc"), "{choice:?}");
+        assert_eq!(choice.trials.len(), 2);
+        assert_eq!(choice.why(), "no264enc: it is not installed, or its device is not here");
+        assert_eq!(choose(&order[..1]).chosen, None);
+    }
+
+    #[test]
+    fn an_element_that_does_not_encode_is_not_chosen() {
+        let trial = try_one("fakesink");
+        assert!(trial.is_err(), "{trial:?}");
+    }
+}
