@@ -360,6 +360,7 @@ fn camera_settings(camera: &crate::config::Camera) -> CameraSettings {
         priority: camera.priority,
         weight: camera.weight,
         max_fps: camera.max_fps.map(f64::from),
+        thin: camera.thin_decode,
     }
 }
 

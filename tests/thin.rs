@@ -53,6 +53,7 @@ fn decode(
         priority: Priority::Realtime,
         weight: 1,
         max_fps: None,
+        thin_decode: true,
         still_fps: None,
         stall: Duration::from_secs(3),
         zones: Vec::new(),

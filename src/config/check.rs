@@ -487,6 +487,7 @@ fn camera(check: &mut Check<'_>, name: &str, section: &Section, batcher: &Sectio
         },
         weight: section.int("weight") as u32,
         max_fps: section.opt_float("max_fps"),
+        thin_decode: section.bool("thin_decode"),
         still_fps: section.bool("motion_gate").then(|| section.float("still_fps")),
         stall: ms(section, "stall_ms"),
         zones: zones.into_iter().collect::<Option<_>>()?,

@@ -476,6 +476,13 @@ pipeline:NAME        pipelines/NAME.pipe, a GStreamer description",
             "true: while nothing moves in the picture, only `still_fps` frames a second are inferred; the others are
 skipped. Motion anywhere brings the full rate back with the frame that shows it.",
         ),
+        key(
+            "thin_decode",
+            Bool,
+            Default("true"),
+            "true: pictures that the engine will have no time for are not even decoded, as far as the stream allows, down to key
+frames only. false: all are decoded, which takes CPU time from the engine and gives it the newest frame at each turn.",
+        ),
         key("still_fps", Float(0.1, 100.0), Default("2.0"), "See `motion_gate`; at least 2 in [track] lost_ms."),
         key("ring_buffer_ms", Int(10, MAX_RING), Optional("300"), "As in [batcher], for this camera."),
         key("backlog_frames", Int(1, 100), Optional("3"), "As in [batcher], for this camera."),

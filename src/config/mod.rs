@@ -382,6 +382,8 @@ pub struct Camera {
     pub weight: u32,
     /// The most frames a second that are inferred; absent: all.
     pub max_fps: Option<f32>,
+    /// Pictures that the engine will have no time for are not decoded. Default true.
+    pub thin_decode: bool,
     /// `motion_gate = true`: frames a second that are inferred while the picture stands still (`still_fps`). Absent: no gate.
     pub still_fps: Option<f32>,
     /// A connected camera without a decoded frame for this long has failed. Default 3 s.

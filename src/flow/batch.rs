@@ -95,6 +95,8 @@ pub struct CameraSettings {
     pub weight: u32,
     /// The most frames a second that are taken in; the others are skipped at once.
     pub max_fps: Option<f64>,
+    /// Pictures that the engine has no time for need not be decoded.
+    pub thin: bool,
 }
 
 impl CameraSettings {
@@ -114,6 +116,7 @@ impl Default for CameraSettings {
             priority: Priority::Realtime,
             weight: 1,
             max_fps: None,
+            thin: true,
         }
     }
 }
@@ -283,7 +286,7 @@ impl<T> Batcher<T> {
         let room = Room { idle, fps: self.spare.fps, cameras: self.by_keys };
         let camera = camera(&mut self.cameras, id);
         let before = camera.thin.level() == Level::KeyFrames;
-        let useful = camera.thin.comes(now, kind, room);
+        let useful = !camera.settings.thin || camera.thin.comes(now, kind, room);
         match (before, camera.thin.level() == Level::KeyFrames) {
             (false, true) => self.by_keys += 1,
             (true, false) => self.by_keys -= 1,

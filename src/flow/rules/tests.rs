@@ -20,6 +20,7 @@ fn camera() -> Camera {
         priority: Priority::Realtime,
         weight: 1,
         max_fps: None,
+        thin_decode: true,
         still_fps: None,
         stall: Duration::from_secs(3),
         zones: vec![Zone {

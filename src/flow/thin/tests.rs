@@ -76,7 +76,8 @@ impl World {
         let mut batcher = Batcher::new(Settings { max_batch_frames: 1, max_wait: ms(10), bulk_share: 0.05 });
         let ids: Vec<CameraId> = (0..self.cameras as u32).map(CameraId).collect();
         for id in &ids {
-            let settings = CameraSettings { max_fps: self.max_fps, ..CameraSettings::default() };
+            let settings =
+                CameraSettings { max_fps: self.max_fps, thin: self.thinned, ..CameraSettings::default() };
             batcher.add_camera(*id, settings);
         }
         let mut out = Outcome { sent: vec![0; self.cameras], ..Outcome::default() };
@@ -93,7 +94,7 @@ impl World {
                 let kind = self.pattern[counts[id.index()] % self.pattern.len()];
                 counts[id.index()] += 1;
                 out.came += 1;
-                if self.thinned && !batcher.wants(tick, *id, kind) {
+                if !batcher.wants(tick, *id, kind) {
                     out.skipped += 1;
                 } else {
                     out.decoded += 1;
@@ -243,6 +244,15 @@ fn a_rate_cap_spares_the_decoder_too() {
     assert!(out.inferred() >= 0.98 * full.inferred(), "{} of {}", out.inferred(), full.inferred());
     let per_camera = 3.0 * 60.0;
     assert!(out.sent.iter().all(|n| (*n as f64 - per_camera).abs() <= 4.0), "{:?}", out.sent);
+}
+
+#[test]
+fn a_camera_may_have_everything_decoded() {
+    for pattern in [vec![Kind::Single], vec![Kind::Key, Kind::Reference, Kind::Disposable]] {
+        let out = overloaded(pattern).without();
+        assert_eq!((out.decoded, out.skipped), (out.came, 0));
+        assert!(out.levels.is_empty(), "{:?}", out.levels);
+    }
 }
 
 #[test]
