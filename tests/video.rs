@@ -45,7 +45,25 @@ impl Stream {
         line.trim_end().to_owned()
     }
 
+    /// How old the next picture is: from its frame's arrival at the daemon until all of it is here.
+    #[expect(clippy::disallowed_methods, reason = "another process has no clock of ours")]
+    fn next_age(&mut self) -> Duration {
+        let fields = self.next_part().0;
+        // 2026-11-24T04:52:38.120Z, as milliseconds of its day.
+        let digits: Vec<u64> =
+            fields["x-weir-time"][11..23].split([':', '.']).map(|part| part.parse().unwrap()).collect();
+        let then = ((digits[0] * 60 + digits[1]) * 60 + digits[2]) * 1000 + digits[3];
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        const DAY: u64 = 86_400_000;
+        Duration::from_millis((now.as_millis() as u64 % DAY + DAY - then) % DAY)
+    }
+
     fn next_jpeg(&mut self) -> (Option<u64>, Vec<u8>) {
+        let (fields, jpeg) = self.next_part();
+        (fields.get("x-weir-frame").map(|seq| seq.parse().unwrap()), jpeg)
+    }
+
+    fn next_part(&mut self) -> (HashMap<String, String>, Vec<u8>) {
         while !self.line().starts_with("--") {}
         let mut fields = HashMap::new();
         loop {
@@ -55,7 +73,7 @@ impl Stream {
         }
         let mut jpeg = vec![0; fields["content-length"].parse().unwrap()];
         self.0.read_exact(&mut jpeg).expect("a whole picture");
-        (fields.get("x-weir-frame").map(|seq| seq.parse().unwrap()), jpeg)
+        (fields, jpeg)
     }
 
     fn next(&mut self) -> Picture {
@@ -195,6 +213,24 @@ fn boxes_lie_where_the_events_of_the_very_frame_say() {
     );
     assert!(frames >= 20 && checked >= 40, "too little was seen: {checked} boxes on {frames} frames");
     assert!(elsewhere < 0.5, "the picture is painted all over: {elsewhere}");
+}
+
+#[test]
+fn a_picture_is_at_the_viewer_soon_after_its_frame_arrived() {
+    let Some((_sim, daemon)) =
+        film("a_picture_is_at_the_viewer_soon_after_its_frame_arrived", "max_fps = 5.0\n")
+    else {
+        return;
+    };
+    let mut stream = Stream::open(&daemon, "/api/v1/cameras/street/stream.mjpg");
+    let mut ages: Vec<Duration> = (0..40).map(|_| stream.next_age()).collect();
+    ages.sort();
+    let p95 = daemon.camera("street")["latency_ms"]["p95"].clone();
+    println!(
+        "frame to viewer: p50 {:?}, p95 {:?}; of that, frame to events: p95 {p95} ms",
+        ages[20], ages[38]
+    );
+    assert!(ages[20] < Duration::from_secs(1), "{ages:?}");
 }
 
 #[test]
@@ -363,6 +399,22 @@ fn ffmpeg(url: &str, frames: u32, transport: &str) -> Result<Vec<u8>, String> {
     }
 }
 
+/// How many of these frames GStreamer's client gets out of a stream.
+fn gstreamer_plays(url: &str, frames: usize) -> usize {
+    use gstreamer::prelude::*;
+    gstreamer::init().unwrap();
+    let line = format!(
+        "rtspsrc location={url} protocols=tcp latency=0 ! rtph264depay ! h264parse ! avdec_h264 ! appsink name=sink sync=false"
+    );
+    let pipeline = gstreamer::parse::launch(&line).unwrap().downcast::<gstreamer::Pipeline>().unwrap();
+    let sink = pipeline.by_name("sink").unwrap().downcast::<gstreamer_app::AppSink>().unwrap();
+    pipeline.set_state(gstreamer::State::Playing).unwrap();
+    let patience = gstreamer::ClockTime::from_seconds(20);
+    let count = (0..frames).map_while(|_| sink.try_pull_sample(patience)).count();
+    pipeline.set_state(gstreamer::State::Null).unwrap();
+    count
+}
+
 #[test]
 fn rtsp_out_plays_in_ffmpeg_over_tcp_and_udp_with_one_encode_for_all() {
     let port = free_port();
@@ -400,6 +452,7 @@ fn rtsp_out_plays_in_ffmpeg_over_tcp_and_udp_with_one_encode_for_all() {
         (metric(&daemon, "weir_video_viewers{camera=\"street\"}") == 0.0).then_some(())
     });
 
+    assert_eq!(gstreamer_plays(&url, 10), 10);
     let probed = Command::new("ffprobe")
         .args(["-v", "error", "-rtsp_transport", "tcp", "-show_entries", "stream=codec_name,width,height"])
         .args(["-of", "csv=p=0", &url])
@@ -486,7 +539,7 @@ fn viewer(url: &str) -> std::process::Child {
 #[test]
 fn a_stuck_rtsp_viewer_holds_nobody_up() {
     let port = free_port();
-    let Some((_sim, daemon)) = film(
+    let Some((_sim, mut daemon)) = film(
         "a_stuck_rtsp_viewer_holds_nobody_up",
         &format!("[rtsp_server]\nbind = \"127.0.0.1:{port}\"\nbitrate_kbps = 20000\n"),
     ) else {
@@ -509,6 +562,12 @@ fn a_stuck_rtsp_viewer_holds_nobody_up() {
     assert!(memory() < before + 64, "{} MiB grew from {before}", memory());
     let camera = daemon.camera("street");
     assert_eq!((&camera["state"], &camera["frames"]["failed"]), (&"online".into(), &0.into()));
+    // Nor does it hold up the daemon's end, with another viewer on HTTP.
+    let _stream = Stream::open(&daemon, "/api/v1/cameras/street/stream.mjpg");
+    daemon.signal("TERM");
+    let (code, took) = daemon.wait();
+    assert_eq!(code, Some(0), "{}", daemon.log());
+    assert!(took < Duration::from_secs(6), "{took:?}");
     stuck.kill().unwrap();
     stuck.wait().unwrap();
 }

@@ -102,7 +102,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.main.quit();
+        // As a source of the loop, so that it is heard even if the loop has not begun.
+        let main = self.main.clone();
+        let quit = glib::idle_source_new(None, glib::Priority::HIGH, move || {
+            main.quit();
+            glib::ControlFlow::Break
+        });
+        quit.attach(Some(&self.main.context()));
         if let Some(thread) = self.thread.take() {
             thread.join();
         }
