@@ -468,6 +468,30 @@ fn rtsp_out_plays_in_ffmpeg_over_tcp_and_udp_with_one_encode_for_all() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "other processes have no clock of ours")]
+fn who_joins_an_rtsp_stream_has_a_picture_at_once() {
+    let port = free_port();
+    let Some((_sim, daemon)) = film(
+        "who_joins_an_rtsp_stream_has_a_picture_at_once",
+        &format!("max_fps = 5.0\n[rtsp_server]\nbind = \"127.0.0.1:{port}\"\n"),
+    ) else {
+        return;
+    };
+    let url = format!("rtsp://127.0.0.1:{port}/street");
+    let mut first = viewer(&url);
+    until("the stream", || (encoded(&daemon, "street", "h264") > 10.0).then_some(()));
+    // At five frames a second the next key frame would come twenty seconds after the last one.
+    for _ in 0..2 {
+        let start = std::time::Instant::now();
+        assert_eq!(gstreamer_plays(&url, 1), 1);
+        println!("joined after {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+}
+
+#[test]
 fn rtsp_out_asks_who_watches() {
     if !ready("rtsp_out_asks_who_watches") {
         return;
