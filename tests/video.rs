@@ -8,7 +8,7 @@ mod daemon;
 #[path = "support/wait.rs"]
 mod wait;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
@@ -250,18 +250,21 @@ fn nobody_watching_costs_nothing_and_twenty_viewers_cost_one_encode() {
         .into_iter()
         .map(|mut stream| {
             std::thread::spawn(move || {
-                let pictures: Vec<Picture> = (0..15).map(|_| stream.next()).collect();
+                let pictures: Vec<Picture> = (0..30).map(|_| stream.next()).collect();
                 assert!(pictures.iter().all(|p| p.image.width() == 320 && p.seq.is_some()));
                 assert!(pictures.windows(2).all(|two| two[0].seq < two[1].seq), "each is newer");
-                pictures.windows(2).filter(|two| two[0].image != two[1].image).count()
+                let changes = pictures.windows(2).filter(|two| two[0].image != two[1].image).count();
+                assert!(changes >= 20, "pictures move: {changes}");
+                pictures.iter().map(|picture| picture.seq).collect::<Vec<_>>()
             })
         })
         .collect();
-    let moving: Vec<usize> = viewers.into_iter().map(|viewer| viewer.join().unwrap()).collect();
-    assert!(moving.iter().all(|changes| *changes >= 10), "pictures move: {moving:?}");
+    let seen: HashSet<Option<u64>> = viewers.into_iter().flat_map(|viewer| viewer.join().unwrap()).collect();
     let (count, frames) = (encoded(&daemon, "street", "jpeg"), inferred() - before);
-    println!("20 viewers, {frames} frames analysed, {count} encoded");
-    assert!(count >= 15.0 && count <= frames as f64 + 2.0, "{count} encodes of {frames} frames");
+    println!("20 viewers saw {} pictures; {frames} frames analysed, {count} encoded", seen.len());
+    assert!(count >= 30.0 && count <= frames as f64 + 2.0, "{count} encodes of {frames} frames");
+    // A few may have come when nobody was there any more.
+    assert!(count <= seen.len() as f64 * 1.2 + 4.0, "{count} encodes of {} pictures", seen.len());
 
     until("everybody to be gone", || {
         (metric(&daemon, "weir_video_viewers{camera=\"street\"}") == 0.0).then_some(())
