@@ -137,6 +137,7 @@ impl<D: Device> Show<D> {
             let now = clock.now();
             if now.since(looked) >= LOOK {
                 looked = now;
+                self.studio.tidy();
                 for (id, scene) in (0..).map(CameraId).zip(&mut scenes) {
                     if let Err(fault) = self.look_after(id, now, scene, &mut tools) {
                         tracing::debug!("\"No signal\" cannot be shown: {fault}");

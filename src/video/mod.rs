@@ -261,6 +261,25 @@ impl<P> Studio<P> {
         drop(forgotten);
     }
 
+    /// Frees what is left of those who have gone: pixels that were on their way, and views' last pictures.
+    pub fn tidy(&self) {
+        let mut left = VecDeque::new();
+        {
+            let mut kept = lock(&self.kept);
+            if kept.iter().any(|(key, _)| !self.audience.is_watched(key.camera)) {
+                std::mem::swap(&mut *kept, &mut left);
+                let (stay, go) = left.into_iter().partition(|(key, _)| self.audience.is_watched(key.camera));
+                (*kept, left) = (stay, go);
+            }
+        }
+        drop(left);
+        for view in self.audience.cameras.iter().flat_map(|seats| &seats.views) {
+            if view.receiver_count() == 0 && view.borrow().is_some() {
+                view.send_replace(None);
+            }
+        }
+    }
+
     /// The newest frame of a camera that is to be painted.
     pub fn take(&self, camera: CameraId) -> Option<Shot<P>> {
         lock(&self.slots[camera.index()]).take()
@@ -352,6 +371,25 @@ mod tests {
         assert!(studio.has(key(3)) && !studio.has(key(0)), "what was lost on its way is freed");
         show(&studio, 7);
         assert!(studio.take(DOOR).is_none(), "results without a picture");
+    }
+
+    #[test]
+    fn nothing_is_left_of_those_who_have_gone() {
+        let (audience, studio) = studio();
+        let view = View::new(true, None);
+        let (viewer, yard) = (audience.watch(DOOR, view), audience.watch(CameraId(1), view));
+        let other = FrameKey { camera: CameraId(1), seq: 0 };
+        studio.keep(key(0), "a");
+        studio.keep(other, "b");
+        let shown = Shown { jpeg: Bytes::from_static(b"jpeg"), seq: None, wall: Wall(0) };
+        audience.publish(DOOR, view, shown);
+        studio.tidy();
+        assert_eq!(lock(&studio.kept).len(), 2);
+        drop(viewer);
+        studio.tidy();
+        assert!(lock(&studio.kept).iter().map(|(key, _)| *key).eq([other]));
+        assert!(audience.cameras[0].views.iter().all(|view| view.borrow().is_none()));
+        drop(yard);
     }
 
     #[test]

@@ -102,7 +102,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.main.quit();
+        // As a source of the loop, so that it is heard even if the loop has not begun.
+        let main = self.main.clone();
+        let quit = glib::idle_source_new(None, glib::Priority::HIGH, move || {
+            main.quit();
+            glib::ControlFlow::Break
+        });
+        quit.attach(Some(&self.main.context()));
         if let Some(thread) = self.thread.take() {
             thread.join();
         }
@@ -158,11 +164,13 @@ fn configure(
 ) {
     let Ok(bin) = media.element().downcast::<gst::Bin>() else { return };
     let Some(src) = bin.by_name("show").and_downcast::<gst_app::AppSrc>() else { return };
-    if let Some(encoder) = bin.by_name("encoder") {
-        encoder::configure(&encoder, shared.settings.bitrate);
+    let encoder = bin.by_name("encoder");
+    if let Some(encoder) = &encoder {
+        encoder::configure(encoder, shared.settings.bitrate);
     }
     let stream = Arc::new(Stream {
         src,
+        encoder: encoder.and_then(|encoder| encoder.static_pad("src")),
         caps: Mutex::new(None),
         width: shared.settings.width,
         joined: Arc::clone(&shared.joined),
@@ -265,6 +273,8 @@ fn camera_of(context: &server::RTSPContext) -> String {
 /// One camera's way into its encoder.
 struct Stream {
     src: gst_app::AppSrc,
+    /// Where the encoder gives its pictures, and is asked for key frames.
+    encoder: Option<gst::Pad>,
     caps: Mutex<Option<gst::Caps>>,
     width: Option<u32>,
     joined: Arc<Vec<AtomicBool>>,
@@ -287,9 +297,9 @@ impl Output for Stream {
             }
         }
         if self.joined[self.camera.index()].swap(false, Relaxed) {
-            let event = gst_video::DownstreamForceKeyUnitEvent::builder().all_headers(true).build();
-            // Refused only before the first picture, which is a key frame anyway.
-            let _ = self.src.send_event(event);
+            let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
+            let asked = self.encoder.as_ref().is_some_and(|pad| pad.send_event(event));
+            tracing::debug!(camera = self.camera.0, asked, "A viewer has joined: a key frame is due.");
         }
         self.src.push_buffer(gst::Buffer::from_mut_slice(canvas.into_bytes())).is_ok()
     }

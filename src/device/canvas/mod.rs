@@ -152,37 +152,38 @@ impl Canvas {
             return;
         }
         let from = std::mem::replace(&mut self.colour, to);
-        let chroma = Conversion::new(from, to);
+        let conversion = Conversion::new(from, to);
         let width = self.size.width as usize;
+        let mut shifts = vec![0i16; width];
         let [(luma, y), (cb, u), (cr, v)] = self.planes_mut();
-        for row in 0..y.height {
-            let us = &cb[row / 2 * u.stride..][..u.width];
-            let vs = &cr[row / 2 * v.stride..][..v.width];
-            let line = &mut luma[row * y.stride..][..width];
-            for ((pair, u), v) in line.chunks_exact_mut(2).zip(us).zip(vs) {
-                let shift = chroma.luma_shift(*u, *v);
-                pair[0] = chroma.luma(pair[0], shift);
-                pair[1] = chroma.luma(pair[1], shift);
-            }
-        }
         for row in 0..u.height {
             let us = &mut cb[row * u.stride..][..u.width];
             let vs = &mut cr[row * v.stride..][..v.width];
+            for ((pair, u), v) in shifts.chunks_exact_mut(2).zip(&*us).zip(&*vs) {
+                pair.fill(conversion.shift(*u, *v));
+            }
+            for row in [2 * row, 2 * row + 1] {
+                let line = &mut luma[row * y.stride..][..width];
+                for (code, shift) in line.iter_mut().zip(&shifts) {
+                    *code = conversion.luma(*code, *shift);
+                }
+            }
             for (u, v) in us.iter_mut().zip(vs) {
-                (*u, *v) = chroma.chroma(*u, *v);
+                (*u, *v) = conversion.chroma(*u, *v);
             }
         }
     }
 }
 
-/// A linear map of codes, in 16.16 fixed point.
+/// A linear map of codes, in 16 bits so that the compiler makes vector instructions of it. Factors are less than 2, in
+/// 2⁻¹⁴; sums are in 2⁻⁴.
 struct Conversion {
-    black: i32,
-    luma: i32,
-    offset: i32,
-    shift: [i32; 2],
-    cb: [i32; 2],
-    cr: [i32; 2],
+    black: i16,
+    to_black: i16,
+    luma: i16,
+    shift: [i16; 2],
+    cb: [i16; 2],
+    cr: [i16; 2],
 }
 
 impl Conversion {
@@ -197,33 +198,44 @@ impl Conversion {
             (y, (b - y) / (2.0 * (1.0 - to_kb)), (r - y) / (2.0 * (1.0 - to_kr)))
         };
         let (by_u, by_v) = (lead(1.0, 0.0), lead(0.0, 1.0));
-        let fixed = |value: f32| (value * 65536.0).round() as i32;
+        let fixed = |value: f32| (value * 16384.0).round() as i16;
         let (y, c) = (to_luma / chroma, to_chroma / chroma);
         Conversion {
-            black: black as i32,
+            black: black as i16,
+            // With the half that rounds.
+            to_black: to_black as i16 * 16 + 8,
             luma: fixed(to_luma / luma),
-            offset: fixed(to_black + 0.5),
             shift: [fixed(by_u.0 * y), fixed(by_v.0 * y)],
             cb: [fixed(by_u.1 * c), fixed(by_v.1 * c)],
             cr: [fixed(by_u.2 * c), fixed(by_v.2 * c)],
         }
     }
 
-    #[inline]
-    fn luma_shift(&self, u: u8, v: u8) -> i32 {
-        self.shift[0] * (i32::from(u) - 128) + self.shift[1] * (i32::from(v) - 128) + self.offset
+    /// A code, less its zero, times a factor; in 2⁻⁴.
+    #[inline(always)]
+    fn times(code: i16, factor: i16) -> i16 {
+        ((i32::from(code << 6) * i32::from(factor)) >> 16) as i16
     }
 
-    #[inline]
-    fn luma(&self, code: u8, shift: i32) -> u8 {
-        ((self.luma * (i32::from(code) - self.black) + shift) >> 16).clamp(0, 255) as u8
+    /// What a chroma sample does to luma.
+    #[inline(always)]
+    fn shift(&self, u: u8, v: u8) -> i16 {
+        let (u, v) = (i16::from(u) - 128, i16::from(v) - 128);
+        Self::times(u, self.shift[0]) + Self::times(v, self.shift[1]) + self.to_black
     }
 
-    #[inline]
+    #[inline(always)]
+    fn luma(&self, code: u8, shift: i16) -> u8 {
+        ((Self::times(i16::from(code) - self.black, self.luma) + shift) >> 4).clamp(0, 255) as u8
+    }
+
+    #[inline(always)]
     fn chroma(&self, u: u8, v: u8) -> (u8, u8) {
-        let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
-        let code =
-            |by: [i32; 2]| ((by[0] * u + by[1] * v + (128 << 16) + (1 << 15)) >> 16).clamp(0, 255) as u8;
+        let (u, v) = (i16::from(u) - 128, i16::from(v) - 128);
+        let code = |by: [i16; 2]| {
+            let sum = Self::times(u, by[0]) + Self::times(v, by[1]);
+            ((sum + (128 << 4) + 8) >> 4).clamp(0, 255) as u8
+        };
         (code(self.cb), code(self.cr))
     }
 }
@@ -262,6 +274,7 @@ impl Source<'_> {
             return Some(());
         }
         let columns: Vec<usize> = (0..=width).map(|x| x * self.width / width).collect();
+        let narrow = self.width / width;
         let mut sums = vec![0u32; self.width];
         for y in 0..height {
             let (first, last) = (y * self.height / height, (y + 1) * self.height / height);
@@ -275,10 +288,11 @@ impl Source<'_> {
                     sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += u32::from(*value));
                 }
             }
+            // Columns are of two widths: two divisions a row, not one a sample.
+            let parts = [0, 1].map(|more| (1u64 << 32) / ((narrow + more) * (last - first)) as u64 + 1);
             for (to, ends) in target[y * place.stride..][..width].iter_mut().zip(columns.windows(2)) {
-                let count = ((ends[1] - ends[0]) * (last - first)) as u32;
                 let sum: u32 = sums[ends[0]..ends[1]].iter().sum();
-                *to = ((sum + count / 2) / count) as u8;
+                *to = ((u64::from(sum) * parts[ends[1] - ends[0] - narrow] + (1 << 31)) >> 32) as u8;
             }
         }
         Some(())
