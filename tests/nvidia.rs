@@ -7,7 +7,7 @@ mod streams;
 mod twin;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sha2::{Digest, Sha256};
 use streams::Stream;
@@ -16,7 +16,7 @@ use weir::device::nvidia::gpu::{Gpu, Layout, Pool, Surface};
 use weir::device::nvidia::kernels::Kernels;
 use weir::device::nvidia::{Nvidia, Pixels};
 use weir::device::software::preprocess::{ChromaSite, Geometry, Matrix, PixelFormat, Plan, Planes, Range};
-use weir::device::software::session::Session;
+use weir::device::software::session::{Runtime, Session, load_runtime};
 use weir::device::{Device, Engine, Outputs};
 use weir::frame::{Detection, Frame, Size, Stamp};
 use weir::model::spec::{Channels, InputSpec, Resize, TensorView};
@@ -24,11 +24,28 @@ use weir::model::spec::{Channels, InputSpec, Resize, TensorView};
 /// Largest difference of a tensor from the f64 twin's, in RGB units of 0..=255: f32 rounding only.
 const WORST: f32 = 0.02;
 
+/// The GPU, for one test at a time: recording a run and asking for memory do not go together.
+struct Held {
+    gpu: Arc<Gpu>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl std::ops::Deref for Held {
+    type Target = Arc<Gpu>;
+    fn deref(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+}
+
 /// The GPU, opened once; `None` says why out loud.
-fn gpu(test: &str) -> Option<Arc<Gpu>> {
+fn gpu(test: &str) -> Option<Held> {
+    static ALONE: Mutex<()> = Mutex::new(());
     static GPU: OnceLock<Result<Arc<Gpu>, String>> = OnceLock::new();
     match GPU.get_or_init(|| Gpu::open(0).map_err(|fault| fault.message)) {
-        Ok(gpu) => Some(Arc::clone(gpu)),
+        Ok(gpu) => {
+            let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+            Some(Held { gpu: Arc::clone(gpu), _alone })
+        }
         Err(why) => {
             eprintln!("skipped {test}: no GPU: {why}");
             None
@@ -39,7 +56,10 @@ fn gpu(test: &str) -> Option<Arc<Gpu>> {
 fn stream(test: &str, name: &str) -> Option<Stream> {
     let stream = Stream::open(name);
     if stream.is_none() {
-        eprintln!("skipped {test}: no {name} in {}; tests/nvidia/streams.sh makes it", streams::folder().display());
+        eprintln!(
+            "skipped {test}: no {name} in {}; tests/nvidia/streams.sh makes it",
+            streams::folder().display()
+        );
     }
     stream
 }
@@ -91,7 +111,11 @@ fn pictures_are_bit_for_bit_those_of_another_decoder() {
         let decoded = decode(&gpu, &stream);
         assert_eq!(hashes(&decoded), stream.hashes, "{name}");
         let times: Vec<i64> = decoded.iter().filter_map(|d| d.pts).collect();
-        assert_eq!(times, (0..stream.len() as i64).collect::<Vec<_>>(), "{name}: each has its own time, in order");
+        assert_eq!(
+            times,
+            (0..stream.len() as i64).collect::<Vec<_>>(),
+            "{name}: each has its own time, in order"
+        );
     }
 }
 
@@ -128,7 +152,11 @@ fn a_picture_split_over_several_units_is_still_one_picture() {
     // The first picture was over before it was known that the sender splits.
     let sound = hashes(&out);
     let right = stream.hashes.iter().skip(1).filter(|hash| sound.contains(hash)).count();
-    assert!(right + 25 >= stream.hashes.len(), "at most one group of pictures is hurt: {right} of {}", stream.hashes.len());
+    assert!(
+        right + 25 >= stream.hashes.len(),
+        "at most one group of pictures is hurt: {right} of {}",
+        stream.hashes.len()
+    );
 }
 
 #[test]
@@ -244,7 +272,7 @@ fn planes<'a>(bytes: &'a [u8], layout: &Layout) -> Planes<'a> {
 fn tensors_are_those_of_the_twin() {
     let Some(gpu) = gpu("tensors_are_those_of_the_twin") else { return };
     let kernels = Kernels::compile(&gpu).expect("NVRTC is here");
-    let pool = Pool::new(Arc::clone(&gpu), 100);
+    let pool = Pool::new(Arc::clone(&*gpu), 100);
     let mut random = fastrand::Rng::with_seed(3);
     let mut worst = 0.0f32;
     let pick = |random: &mut fastrand::Rng, most: u32| random.u32(1..most);
@@ -261,7 +289,11 @@ fn tensors_are_those_of_the_twin() {
             name: String::new(),
             width: pick(&mut random, 90),
             height: pick(&mut random, 90),
-            layout: if random.bool() { weir::model::spec::Layout::Nchw } else { weir::model::spec::Layout::Nhwc },
+            layout: if random.bool() {
+                weir::model::spec::Layout::Nchw
+            } else {
+                weir::model::spec::Layout::Nhwc
+            },
             channels: if random.bool() { Channels::Rgb } else { Channels::Bgr },
             resize: [Resize::Letterbox, Resize::LetterboxTopLeft, Resize::Stretch][random.usize(0..3)],
             pad: 114,
@@ -322,15 +354,15 @@ fn model(test: &str, name: &str) -> Option<(PathBuf, PathBuf)> {
     file.zip(manifest)
 }
 
-fn device(file: PathBuf, manifest: PathBuf, most: usize) -> Nvidia {
+/// ONNX Runtime, which a process can have only once.
+fn runtime() -> Arc<Runtime> {
+    static RUNTIME: OnceLock<Arc<Runtime>> = OnceLock::new();
+    Arc::clone(RUNTIME.get_or_init(|| Arc::new(load_runtime(None).expect("onnxruntime-gpu is installed"))))
+}
+
+fn device(gpu: &Arc<Gpu>, file: PathBuf, manifest: PathBuf, most: usize) -> Nvidia {
     let model = weir::config::Model { file, manifest, classes: Vec::new() };
-    let infer = weir::config::Infer {
-        onnxruntime: None,
-        execution: weir::config::Execution::Order(vec![weir::config::Provider::Cuda]),
-        openvino: None,
-        threads: 0,
-    };
-    Nvidia::new(&model, &infer, most).expect("the model opens on the GPU")
+    Nvidia::on(Arc::clone(gpu), runtime(), &model, most).expect("the model opens on the GPU")
 }
 
 fn frame(surface: &Arc<Surface>) -> Frame<Pixels> {
@@ -348,11 +380,10 @@ fn boxes_are_those_of_the_cpu() {
         let Some(stream) = stream(test, "street.h264") else { return };
         let Some((file, manifest)) = model(test, name) else { continue };
         let bytes = std::fs::read(&file).expect("just seen");
-        let device = device(file, manifest, 8);
+        let device = device(&gpu, file, manifest, 8);
         let spec = Arc::clone(device.spec());
         let mut engine = device.engine().expect("it opened before");
-        let runtime = weir::device::software::session::load_runtime(None).expect("it loaded before");
-        let mut cpu = Session::open(&runtime, &spec.name, &bytes, 0).expect("the CPU runs it");
+        let mut cpu = Session::open(&runtime(), &spec.name, &bytes, 0).expect("the CPU runs it");
         let mut gpu_detector =
             weir::flow::detect::Detector::new(&spec, &engine.outputs()).expect("the family fits");
         let shapes: Vec<_> = cpu
@@ -366,12 +397,16 @@ fn boxes_are_those_of_the_cpu() {
         let (mut all, mut same, mut extra) = (0, 0, 0);
         let batch = engine.ladder().last().copied().unwrap_or(1);
         for surfaces in surfaces.chunks(batch) {
-            let places: Vec<_> =
-                surfaces.iter().enumerate().map(|(i, s)| engine.load(i, &frame(s)).expect("a slot")).collect();
+            let places: Vec<_> = surfaces
+                .iter()
+                .enumerate()
+                .map(|(i, s)| engine.load(i, &frame(s)).expect("a slot"))
+                .collect();
             let outputs = engine.run(surfaces.len()).expect("the GPU runs it");
             for (slot, surface) in surfaces.iter().enumerate() {
                 let size = surface.layout().geometry.size;
-                let views: Vec<TensorView<'_>> = (0..outputs.count()).map(|k| outputs.view(k, slot)).collect();
+                let views: Vec<TensorView<'_>> =
+                    (0..outputs.count()).map(|k| outputs.view(k, slot)).collect();
                 let mut on_gpu: Vec<Detection> = Vec::new();
                 let report = gpu_detector.decode(&views, &places[slot], size, &mut on_gpu);
                 assert_eq!(report, Default::default(), "{name}");
@@ -395,10 +430,16 @@ fn boxes_are_those_of_the_cpu() {
                 };
                 all += on_cpu.len();
                 same += on_cpu.iter().filter(|d| matches(d, &on_gpu)).count();
-                extra += on_gpu.iter().filter(|d| d.score >= 0.3 && !on_cpu.iter().any(|o| o.bbox.iou(&d.bbox) > 0.5)).count();
+                extra += on_gpu
+                    .iter()
+                    .filter(|d| d.score >= 0.3 && !on_cpu.iter().any(|o| o.bbox.iou(&d.bbox) > 0.5))
+                    .count();
             }
         }
-        eprintln!("{name}: {same} of {all} boxes of the CPU at IoU 0.9, {extra} strong ones that the CPU has not; sifted: {}", engine.sifts());
+        eprintln!(
+            "{name}: {same} of {all} boxes of the CPU at IoU 0.9, {extra} strong ones that the CPU has not; sifted: {}",
+            engine.sifts()
+        );
         assert!(all > 20, "{name} sees people: {all}");
         assert!(same * 100 >= all * 99 && extra * 100 <= all, "{name}");
     }
@@ -410,7 +451,7 @@ fn a_batch_gives_what_single_pictures_give() {
     let Some(gpu) = gpu(test) else { return };
     let Some(stream) = stream(test, "street.h264") else { return };
     let Some((file, manifest)) = model(test, "yolo11n") else { return };
-    let device = device(file, manifest, 8);
+    let device = device(&gpu, file, manifest, 8);
     let mut engine = device.engine().expect("it opened before");
     let mut detector =
         weir::flow::detect::Detector::new(device.spec(), &engine.outputs()).expect("the family fits");

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | engine | frames a second of the network alone, batch by batch, for each way to set up the provider |
 //! | decode | pictures a second of N decoders at once, each on its own thread, 1080p 4 Mbit/s |
-//! | flow | N streams as fast as they go: decode → kernel → network → boxes; and that ÷ the engine alone at the same batch |
+//! | flow | N streams as fast as they go: decode → kernel → network → boxes; and that ÷ the engine alone at the same batch. 0 streams: the same pictures again and again, without decoding |
 //! | live | N streams at 30 pictures a second each: latency from access unit to boxes, and what was not done |
 //!
 //! RTSP and tracking are not in it.
@@ -19,8 +19,8 @@
 mod streams;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, never};
@@ -30,6 +30,7 @@ use weir::device::nvidia::decoder::Decoder;
 use weir::device::nvidia::engine::{NvidiaEngine, Outputs as EngineOutputs, Tuning};
 use weir::device::nvidia::gpu::Gpu;
 use weir::device::nvidia::{Nvidia, Pixels};
+use weir::device::software::session::{Runtime, load_runtime};
 use weir::device::{Device, Engine, Outputs};
 use weir::flow::detect::Detector;
 use weir::frame::{Frame, Size, Stamp};
@@ -51,6 +52,7 @@ labels = "coco-80"
 name = "images"
 width = 640
 height = 640
+std = [255.0, 255.0, 255.0]
 
 [output]
 family = "yolov8"
@@ -71,7 +73,8 @@ fn main() {
     let wants = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
     let manifest = std::env::temp_dir().join("weir-bench-nvidia.toml");
     std::fs::write(&manifest, MANIFEST).expect("the temporary folder can be written");
-    let bench = Bench { clock: SystemClock::new(), gpu, file: file.into(), manifest };
+    let bench =
+        Bench { clock: SystemClock::new(), gpu, runtime: OnceLock::new(), file: file.into(), manifest };
     if wants("decode") {
         bench.decode();
     }
@@ -87,6 +90,7 @@ fn main() {
 struct Bench {
     clock: SystemClock,
     gpu: Arc<Gpu>,
+    runtime: OnceLock<Arc<Runtime>>,
     file: PathBuf,
     manifest: PathBuf,
 }
@@ -102,15 +106,16 @@ type Done = (EngineOutputs, Vec<(Tick, Placement, Size)>);
 
 impl Bench {
     fn device(&self, tuning: Tuning) -> Nvidia {
-        let model =
-            weir::config::Model { file: self.file.clone(), manifest: self.manifest.clone(), classes: Vec::new() };
-        let infer = weir::config::Infer {
-            onnxruntime: None,
-            execution: weir::config::Execution::Order(vec![weir::config::Provider::Cuda]),
-            openvino: None,
-            threads: 0,
+        let model = weir::config::Model {
+            file: self.file.clone(),
+            manifest: self.manifest.clone(),
+            classes: Vec::new(),
         };
-        Nvidia::new(&model, &infer, 32).unwrap_or_else(|fault| panic!("{fault}")).with_tuning(tuning)
+        let runtime = self
+            .runtime
+            .get_or_init(|| Arc::new(load_runtime(None).unwrap_or_else(|fault| panic!("{fault}"))));
+        let device = Nvidia::on(Arc::clone(&self.gpu), Arc::clone(runtime), &model, 32);
+        device.unwrap_or_else(|fault| panic!("{fault}")).with_tuning(tuning)
     }
 
     fn seconds(&self, since: Tick) -> f64 {
@@ -219,7 +224,8 @@ impl Bench {
         stop: &AtomicBool,
         mut each: impl FnMut(Tick, weir::device::nvidia::decoder::Decoded) -> bool,
     ) {
-        let mut decoder = Decoder::new(&self.gpu, stream.codec, most).unwrap_or_else(|fault| panic!("{fault}"));
+        let mut decoder =
+            Decoder::new(&self.gpu, stream.codec, most).unwrap_or_else(|fault| panic!("{fault}"));
         let mut out = Vec::new();
         for i in (0..stream.len()).cycle() {
             if stop.load(Relaxed) {
@@ -236,7 +242,7 @@ impl Bench {
     }
 
     /// The engine's loop, as the daemon's `infer` has it: whatever waits, at most a batch; results go to the next thread.
-    fn infer(&self, engine: &mut NvidiaEngine, batch: usize, frames: &Receiver<Coming>, done: &Sender<Done>) {
+    fn infer(&self, engine: &mut NvidiaEngine, batch: usize, frames: Receiver<Coming>, done: Sender<Done>) {
         while let Ok(first) = frames.recv() {
             let coming = std::iter::once(first).chain(frames.try_iter().take(batch - 1));
             let loaded: Vec<(Tick, Placement, Size)> = coming
@@ -259,7 +265,8 @@ impl Bench {
         for (outputs, frames) in done {
             for (slot, (arrived, place, size)) in frames.iter().enumerate() {
                 boxes.clear();
-                let views: Vec<TensorView<'_>> = (0..outputs.count()).map(|k| outputs.view(k, slot)).collect();
+                let views: Vec<TensorView<'_>> =
+                    (0..outputs.count()).map(|k| outputs.view(k, slot)).collect();
                 detector.decode(&views, place, *size, &mut boxes);
                 each(self.clock.now().since(*arrived), boxes.len());
             }
@@ -272,19 +279,33 @@ impl Bench {
         Some(Coming { arrived, frame: Frame { stamp, size: decoded.size, pixels } })
     }
 
+    /// Pictures of a stream, decoded before.
+    fn pictures(&self, stream: &Stream) -> Vec<Frame<Pixels>> {
+        let mut pictures = Vec::new();
+        self.feed(stream, 200, &AtomicBool::new(false), |arrived, decoded| {
+            pictures.extend(self.coming(arrived, decoded).map(|coming| coming.frame));
+            pictures.len() < 100
+        });
+        pictures
+    }
+
     fn flow(&self, tuning: Tuning) {
         let Some(stream) = Stream::open("hd.h264") else { return println!("skipped flow: no hd.h264") };
         println!("\nas fast as it goes: decode → kernel → network → boxes, hd.h264");
-        println!("| streams | batch | frames/s | engine alone | ratio | boxes a frame |\n|---|---|---|---|---|---|");
+        println!(
+            "| streams | batch | frames/s | engine alone | ratio | boxes a frame |\n|---|---|---|---|---|---|"
+        );
         let device = self.device(tuning);
         let mut engine = device.engine().unwrap_or_else(|fault| panic!("{fault}"));
         let shapes = engine.outputs();
-        for (streams, batch) in [(1, 1), (8, 8), (16, 8), (16, 16), (32, 16), (32, 32), (64, 32)] {
-            let alone = self.raw(&mut engine, batch);
+        let pictures = self.pictures(&stream);
+        for (streams, batch) in [(0, 16), (1, 1), (8, 8), (16, 16), (32, 32), (64, 32)] {
             let (stop, count, boxes) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
             let (frames, waiting) = bounded::<Coming>(2 * batch.max(streams));
             let (done, work) = bounded::<Done>(2);
-            let mut detector = Detector::new(device.spec(), &shapes).unwrap_or_else(|fault| panic!("{fault}"));
+            let mut detector =
+                Detector::new(device.spec(), &shapes).unwrap_or_else(|fault| panic!("{fault}"));
+            let alone = self.raw(&mut engine, batch);
             let engine = &mut engine;
             let fps = std::thread::scope(|scope| {
                 for _ in 0..streams {
@@ -295,8 +316,18 @@ impl Bench {
                         });
                     });
                 }
-                drop(frames);
-                scope.spawn(move || self.infer(engine, batch, &waiting, &done));
+                if streams == 0 {
+                    let (pictures, stop) = (&pictures, &stop);
+                    scope.spawn(move || {
+                        let coming = pictures
+                            .iter()
+                            .cycle()
+                            .map(|frame| Coming { arrived: self.clock.now(), frame: frame.clone() });
+                        coming.take_while(|_| !stop.load(Relaxed)).all(|coming| frames.send(coming).is_ok())
+                    });
+                } else {
+                    drop(frames);
+                }
                 let (count, boxes) = (&count, &boxes);
                 scope.spawn(move || {
                     self.analyze(&mut detector, &work, |_, found| {
@@ -304,10 +335,16 @@ impl Bench {
                         boxes.fetch_add(found, Relaxed);
                     });
                 });
-                self.measured(count, &stop)
+                let fps = scope.spawn(|| self.measured(count, &stop));
+                // On the thread that opened the engine: a recorded run belongs to it.
+                self.infer(engine, batch, waiting, done);
+                fps.join().expect("it does not panic")
             });
             let found = boxes.load(Relaxed) as f64 / count.load(Relaxed).max(1) as f64;
-            println!("| {streams} | {batch} | {fps:.0} | {alone:.0} | {:.1} % | {found:.1} |", fps / alone * 100.0);
+            println!(
+                "| {streams} | {batch} | {fps:.0} | {alone:.0} | {:.1} % | {found:.1} |",
+                fps / alone * 100.0
+            );
         }
     }
 
@@ -327,7 +364,8 @@ impl Bench {
             let (stop, lost, count) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
             let (frames, waiting) = bounded::<Coming>(RING * streams);
             let (done, work) = bounded::<Done>(2);
-            let mut detector = Detector::new(device.spec(), &shapes).unwrap_or_else(|fault| panic!("{fault}"));
+            let mut detector =
+                Detector::new(device.spec(), &shapes).unwrap_or_else(|fault| panic!("{fault}"));
             let engine = &mut engine;
             let cpu = cpu_seconds();
             let begun = self.clock.now();
@@ -337,7 +375,6 @@ impl Bench {
                     scope.spawn(move || self.camera(stream, (number, streams), &frames, stop, lost));
                 }
                 drop(frames);
-                scope.spawn(move || self.infer(engine, batch, &waiting, &done));
                 let count = &count;
                 let latencies = scope.spawn(move || {
                     let mut latencies = Vec::new();
@@ -347,8 +384,11 @@ impl Bench {
                     });
                     latencies
                 });
-                self.wait(SPAN * 2);
-                stop.store(true, Relaxed);
+                scope.spawn(|| {
+                    self.wait(SPAN * 2);
+                    stop.store(true, Relaxed);
+                });
+                self.infer(engine, batch, waiting, done);
                 let latencies = latencies.join().expect("it does not panic");
                 (latencies, self.seconds(begun))
             });
@@ -356,7 +396,9 @@ impl Bench {
             // The first second: decoders are being made.
             latencies.drain(..(streams * 30).min(latencies.len() / 4));
             latencies.sort_by(f64::total_cmp);
-            let at = |share: f64| latencies.get((latencies.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
+            let at = |share: f64| {
+                latencies.get((latencies.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN)
+            };
             let (done, lost) = (count.load(Relaxed), lost.load(Relaxed));
             println!(
                 "| {streams} | {batch} | {:.0} | {:.1} | {:.1} | {:.1} | {:.2} % | {cores:.1} % of a core |",

@@ -17,7 +17,8 @@ pub struct Stream {
 
 /// Where the streams are.
 pub fn folder() -> PathBuf {
-    std::env::var_os("WEIR_NVDEC_STREAMS").map_or_else(|| weir::config::cache_dir().join("nvdec"), PathBuf::from)
+    std::env::var_os("WEIR_NVDEC_STREAMS")
+        .map_or_else(|| weir::config::cache_dir().join("nvdec"), PathBuf::from)
 }
 
 impl Stream {

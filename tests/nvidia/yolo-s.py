@@ -23,7 +23,9 @@ def init(a, p='w'):
 def op(kind, ins, **kw):
     o = name(); nodes.append(h.make_node(kind, ins, [o], name=name(kind), **kw)); return o
 def conv(x, ci, co, k, s=1, size=None, act=True, bias=None):
-    w = (rng.standard_normal((co, ci, k, k)) * (1.6 / np.sqrt(ci*k*k))).astype(ft)
+    # Gains that keep the activations near one; the scores' spread is that of a trained network.
+    gain = 1.6 if bias is None else 40.0
+    w = (rng.standard_normal((co, ci, k, k)) * (gain / np.sqrt(ci*k*k))).astype(ft)
     b = (np.zeros(co) if bias is None else bias).astype(ft)
     o = op('Conv', [x, init(w), init(b)], kernel_shape=[k,k], strides=[s,s], pads=[k//2]*4)
     flops[0] += 2*ci*co*k*k*size*size
@@ -57,7 +59,7 @@ x = c2f(op('Concat', [up(x), p3], axis=1), 384, 128, 1, S//8, False); o3 = x
 x = c2f(op('Concat', [conv(x,128,128,3,2,S//16), q4], axis=1), 384, 256, 1, S//16, False); o4 = x
 o5 = c2f(op('Concat', [conv(x,256,256,3,2,S//32), p5], axis=1), 768, 512, 1, S//32, False)
 boxes, scores = [], []
-bias = float(sys.argv[3]) if len(sys.argv) > 3 else -9.0
+bias = float(sys.argv[3]) if len(sys.argv) > 3 else -7.3
 for o, ci, size in ((o3,128,80),(o4,256,40),(o5,512,20)):
     b = conv(conv(conv(o, ci, 64, 3, size=size), 64, 64, 3, size=size), 64, 64, 1, size=size, act=False)
     c = conv(conv(conv(o, ci, 128, 3, size=size), 128, 128, 3, size=size), 128, 80, 1, size=size, act=False, bias=np.full(80, bias))

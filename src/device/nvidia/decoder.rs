@@ -16,7 +16,9 @@ use std::sync::Arc;
 use cudarc::driver::{CudaEvent, CudaStream, result};
 
 use super::cuvid::{self, Callback, DecodeCreateInfo, DecoderHandle, ParserHandle, PicParams};
-use super::cuvid::{DecodeStatus, ParserDispInfo, ParserParams, ProcParams, ShortRect, SourceDataPacket, VideoFormat};
+use super::cuvid::{
+    DecodeStatus, ParserDispInfo, ParserParams, ProcParams, ShortRect, SourceDataPacket, VideoFormat,
+};
 use super::gpu::{self, Gpu, Layout, Pool, Surface};
 use crate::device::software::preprocess::{ChromaSite, Geometry, Matrix, PixelFormat, Range};
 use crate::fault::{Fault, Retry, Who};
@@ -136,7 +138,8 @@ impl Sequence {
         let [left, top, right, bottom] = format.display_area;
         let (width, height) = (format.coded_width as i32, format.coded_height as i32);
         // A stream that shows nothing, or more than there is, is shown whole.
-        let sound = left >= 0 && top >= 0 && right > left && bottom > top && right <= width && bottom <= height;
+        let sound =
+            left >= 0 && top >= 0 && right > left && bottom > top && right <= width && bottom <= height;
         let shown = if sound { format.display_area } else { [0, 0, width, height] };
         // ITU-T H.273, table 4. Nothing said: BT.709 above 576 lines, as players do.
         let matrix = match format.matrix_coefficients {
@@ -230,7 +233,13 @@ impl Decoder {
         self.parse(&[], cuvid::PACKET_END_OF_STREAM, 0, out)
     }
 
-    fn parse(&mut self, data: &[u8], flags: u64, timestamp: i64, out: &mut Vec<Decoded>) -> Result<(), Fault> {
+    fn parse(
+        &mut self,
+        data: &[u8],
+        flags: u64,
+        timestamp: i64,
+        out: &mut Vec<Decoded>,
+    ) -> Result<(), Fault> {
         self.gpu.bind()?;
         let mut packet =
             SourceDataPacket { flags, payload_size: data.len() as u64, payload: data.as_ptr(), timestamp };
@@ -285,18 +294,23 @@ impl State {
         let (width, height) = sequence.coded;
         let name = self.codec.name();
         let why = if caps.is_supported == 0 {
-            let chroma = ["4:0:0", "4:2:0", "4:2:2", "4:4:4"].get(sequence.chroma as usize).unwrap_or(&"unknown");
+            let chroma =
+                ["4:0:0", "4:2:0", "4:2:2", "4:4:4"].get(sequence.chroma as usize).unwrap_or(&"unknown");
             format!("{name} {chroma} with {} bits", sequence.depth_minus8 + 8)
         } else if caps.output_format_mask & 1 << cuvid::SURFACE_NV12 == 0 {
             format!("{name} of this kind as 8-bit 4:2:0")
-        } else if width > caps.max_width || height > caps.max_height || width * height / 256 > caps.max_mb_count {
+        } else if width > caps.max_width
+            || height > caps.max_height
+            || width * height / 256 > caps.max_mb_count
+        {
             format!("{name} of {width}×{height}; it takes up to {}×{}", caps.max_width, caps.max_height)
         } else if width < u32::from(caps.min_width) || height < u32::from(caps.min_height) {
             format!("{name} of {width}×{height}; it takes {}×{} and more", caps.min_width, caps.min_height)
         } else {
             return Ok(());
         };
-        Err(Fault::new(Who::Device, "unsupported", format!("the GPU does not decode {why}")).retry(Retry::Soon))
+        Err(Fault::new(Who::Device, "unsupported", format!("the GPU does not decode {why}"))
+            .retry(Retry::Soon))
     }
 
     fn decode(&mut self, picture: *mut PicParams) -> c_int {
@@ -314,10 +328,16 @@ impl State {
     fn display(&mut self, info: &ParserDispInfo) {
         let Some(video) = &mut self.video else { return };
         let surface = video.copy(info, &self.pool, &self.stream);
-        let surface = surface.inspect_err(|fault| tracing::debug!("A picture is lost: {fault}")).ok().flatten();
+        let surface =
+            surface.inspect_err(|fault| tracing::debug!("A picture is lost: {fault}")).ok().flatten();
         // The parser gives 0 to what had no time stamp, so time begins at 1 in there.
         let pts = Some(info.timestamp - 1).filter(|pts| *pts >= 0);
-        self.out.push(Decoded { pts, size: video.sequence.size(), fps: video.fps, surface: surface.map(Arc::new) });
+        self.out.push(Decoded {
+            pts,
+            size: video.sequence.size(),
+            fps: video.fps,
+            surface: surface.map(Arc::new),
+        });
     }
 }
 
@@ -366,7 +386,11 @@ impl Video {
         pool: &Arc<Pool>,
         stream: &Arc<CudaStream>,
     ) -> Result<Option<Surface>, Fault> {
-        if usize::try_from(info.picture_index).ok().and_then(|i| self.refused.get(i)).is_none_or(|refused| *refused) {
+        if usize::try_from(info.picture_index)
+            .ok()
+            .and_then(|i| self.refused.get(i))
+            .is_none_or(|refused| *refused)
+        {
             return Ok(None);
         }
         self.unmap(OUTPUT_SURFACES as usize - 1);
@@ -421,8 +445,7 @@ impl Video {
         pool: &Arc<Pool>,
         stream: &Arc<CudaStream>,
     ) -> Result<Option<Surface>, Fault> {
-        let mut status =
-            DecodeStatus { status: 0, reserved: [0; 31], p_reserved: [std::ptr::null_mut(); 8] };
+        let mut status = DecodeStatus { status: 0, reserved: [0; 31], p_reserved: [std::ptr::null_mut(); 8] };
         // SAFETY: the struct is the header's; the index is the picture's.
         let known =
             unsafe { (self.gpu.cuvid.get_decode_status)(self.handle, info.picture_index, &raw mut status) };
@@ -443,7 +466,8 @@ impl Video {
         let surface = pool.take(uv + uv / 2, layout)?;
         let failed = |e| gpu::driver("a decoded picture cannot be copied", &e);
         // SAFETY: both hold rows·pitch bytes of luma and half of that of chroma; the source stays mapped until `written` is reached.
-        unsafe { result::memcpy_dtod_async(surface.at(), at, surface.bytes(), stream.cu_stream()) }.map_err(failed)?;
+        unsafe { result::memcpy_dtod_async(surface.at(), at, surface.bytes(), stream.cu_stream()) }
+            .map_err(failed)?;
         surface.written().record(stream).map_err(failed)?;
         Ok(Some(surface))
     }

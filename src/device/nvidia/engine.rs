@@ -35,7 +35,8 @@ const MOST_FOUND: usize = 1024;
 pub struct Tuning {
     /// Channels last inside of the network, as tensor cores read them.
     pub nhwc: bool,
-    /// Replays a recorded run instead of starting its kernels one by one. Only for networks that run on the GPU as a whole.
+    /// Replays a recorded run instead of starting its kernels one by one, where the whole network runs on the GPU and its
+    /// output is sifted there.
     pub graphs: bool,
     /// Lets f32 convolutions round their inputs to 10 bits of mantissa.
     pub tf32: bool,
@@ -45,7 +46,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Tuning { nhwc: false, graphs: false, tf32: true, exhaustive: true }
+        Tuning { nhwc: true, graphs: true, tf32: true, exhaustive: true }
     }
 }
 
@@ -121,18 +122,19 @@ impl NvidiaEngine {
         tuning: Tuning,
     ) -> Result<NvidiaEngine, Fault> {
         gpu.bind()?;
-        let stream = gpu.stream()?;
-        let session = open_session(runtime, &spec.name, bytes, &stream, tuning)?;
-        let info = |o: &ort::value::Outlet| TensorInfo {
-            name: o.name().to_owned(),
-            dims: match o.dtype() {
-                ValueType::Tensor { shape, .. } => shape.iter().map(|d| usize::try_from(*d).ok()).collect(),
-                _ => Vec::new(),
-            },
+        let stream = gpu.urgent_stream()?;
+        let recorded = tuning.graphs.then(|| open_session(runtime, &spec.name, bytes, &stream, tuning));
+        // A record holds no copies to the host, and nothing that the CPU does.
+        let recorded = recorded
+            .and_then(Result::ok)
+            .filter(|session| sifted(&spec, &signature(session.outputs())).is_some());
+        let graphs = recorded.is_some();
+        let session = match recorded {
+            Some(session) => session,
+            None => open_session(runtime, &spec.name, bytes, &stream, Tuning { graphs, ..tuning })?,
         };
-        let inputs: Vec<TensorInfo> = session.inputs().iter().map(info).collect();
-        let outputs: Vec<TensorInfo> = session.outputs().iter().map(info).collect();
-        let batch = check_input(&inputs, &spec)?;
+        let outputs = signature(session.outputs());
+        let batch = check_input(&signature(session.inputs()), &spec)?;
         let most = batch.unwrap_or(max_batch);
         let ladder: Vec<usize> = match batch {
             Some(fixed) => vec![fixed],
@@ -170,10 +172,15 @@ impl NvidiaEngine {
             kernels,
             spec,
             ladder,
-            graphs: tuning.graphs,
+            graphs,
             stream,
             gpu: Arc::clone(gpu),
         })
+    }
+
+    /// Whether runs are recorded and replayed.
+    pub fn replays(&self) -> bool {
+        self.graphs
     }
 
     /// Whether only what can become a box leaves the GPU.
@@ -194,15 +201,29 @@ impl NvidiaEngine {
         self.stream.synchronize().map_err(|e| gpu::driver("the batch did not end", &e))
     }
 
-    /// The rung that a batch of `count` runs as, made when it is first wanted.
+    /// The rung that a batch of `count` runs as; the one beyond all that there are is made, and at first all below it.
+    ///
+    /// A run is recorded while nothing else happens on the GPU: a decoder that asks for memory meanwhile gets an error,
+    /// and the record is void. So none is made later on for a batch that a larger one can take.
     fn rung(&mut self, count: usize) -> Result<usize, Fault> {
-        let frames = self.ladder.iter().copied().find(|rung| *rung >= count).unwrap_or(count);
-        if let Some(at) = self.rungs.iter().position(|rung| rung.frames == frames) {
+        if let Some(at) = self.rungs.iter().position(|rung| rung.frames >= count) {
             return Ok(at);
         }
-        let rung = self.bind(frames)?;
-        self.rungs.push(rung);
-        Ok(self.rungs.len() - 1)
+        let made = self.rungs.last().map_or(0, |rung| rung.frames);
+        let missing: Vec<usize> = self.ladder.iter().copied().filter(|rung| *rung > made).collect();
+        for frames in missing {
+            let rung = self.bind(frames)?;
+            let ran = self.session.run_binding_with_options(&rung.binding, &rung.options);
+            ran.map_err(|e| engine_fault(&self.spec.name, &e))?;
+            self.stream.synchronize().map_err(|e| gpu::driver("the first batch did not end", &e))?;
+            self.rungs.push(rung);
+            if frames >= count {
+                break;
+            }
+        }
+        let beyond =
+            || Fault::new(Who::Bug, "batch", format!("a batch of {count} is larger than the ladder"));
+        self.rungs.iter().position(|rung| rung.frames >= count).ok_or_else(beyond)
     }
 
     fn bind(&self, frames: usize) -> Result<Rung, Fault> {
@@ -243,6 +264,10 @@ impl NvidiaEngine {
             }
         }
         let mut options = RunOptions::new().map_err(bad)?;
+        if sifted.is_some() {
+            // The sift waits for the network on the GPU, and then we wait once for both.
+            options.disable_device_sync().map_err(bad)?;
+        }
         if self.graphs {
             options.set("gpu_graph_id", frames.to_string()).map_err(bad)?;
         }
@@ -261,8 +286,10 @@ impl NvidiaEngine {
         }
         let slots: Vec<Slot> = loaded.iter().map(|one| one.slot).collect();
         // SAFETY: `slots` on the GPU has room for the largest batch; a copy from pageable memory has left it when the call returns.
-        unsafe { result::memcpy_htod_async(self.slots.at(), Slot::as_bytes(&slots), self.stream.cu_stream()) }
-            .map_err(failed)?;
+        unsafe {
+            result::memcpy_htod_async(self.slots.at(), Slot::as_bytes(&slots), self.stream.cu_stream())
+        }
+        .map_err(failed)?;
         // SAFETY: just copied; the surfaces are held in `pending` until `run` has seen the stream end.
         unsafe {
             self.kernels.letterbox(
@@ -278,16 +305,14 @@ impl NvidiaEngine {
     fn infer(&mut self, rung: usize, count: usize) -> Result<Outputs, Fault> {
         let name = &self.spec.name;
         let Rung { binding, options, output, frames, .. } = &self.rungs[rung];
-        let mut results = self
-            .session
-            .run_binding_with_options(binding, options)
-            .map_err(|e| engine_fault(name, &e))?;
+        let mut results =
+            self.session.run_binding_with_options(binding, options).map_err(|e| engine_fault(name, &e))?;
         let (Head::Sifted(sieve), Some(output)) = (&mut self.head, *output) else {
             let mut tensors = Vec::with_capacity(self.outputs.len());
             for info in &self.outputs {
-                let value = results
-                    .remove(&info.name)
-                    .ok_or_else(|| Fault::new(Who::Device, "engine", format!("output `{}` is missing", info.name)))?;
+                let value = results.remove(&info.name).ok_or_else(|| {
+                    Fault::new(Who::Device, "engine", format!("output `{}` is missing", info.name))
+                })?;
                 let output = Output::new(&info.name, value)
                     .map_err(|e| Fault::new(Who::Device, "engine", format!("model {name}: {e}")))?;
                 tensors.push(output);
@@ -298,6 +323,14 @@ impl NvidiaEngine {
         debug_assert!(count <= *frames);
         sieve.sift(&self.kernels, &self.stream, output, count)
     }
+}
+
+fn signature(outlets: &[ort::value::Outlet]) -> Vec<TensorInfo> {
+    let dims = |o: &ort::value::Outlet| match o.dtype() {
+        ValueType::Tensor { shape, .. } => shape.iter().map(|d| usize::try_from(*d).ok()).collect(),
+        _ => Vec::new(),
+    };
+    outlets.iter().map(|o| TensorInfo { name: o.name().to_owned(), dims: dims(o) }).collect()
 }
 
 fn engine_fault(model: &str, error: &dyn std::fmt::Display) -> Fault {
@@ -440,7 +473,8 @@ impl Sieve {
                 slots.push(Sifted { shape: [self.values, self.anchors], data });
                 continue;
             }
-            let mut rows: Vec<&[f32]> = rows[slot * MOST_FOUND * width..].chunks_exact(width).take(n).collect();
+            let mut rows: Vec<&[f32]> =
+                rows[slot * MOST_FOUND * width..].chunks_exact(width).take(n).collect();
             // The GPU's order is that of chance.
             rows.sort_unstable_by_key(|row| row[0].to_bits());
             let data = (1..width).flat_map(|value| rows.iter().map(move |row| row[value])).collect();

@@ -43,30 +43,55 @@ static __device__ int2 near(Place at, float radius, int n) {
     return make_int2(max(from, 0), min(to, n));
 }
 
-// Weighted mean of one plane, or of two at once when `other` is not null.
-static __device__ float2 mean(const unsigned char* plane, const unsigned char* other, int pitch, int step,
-                              int width, int height, Place x, Place y, float rx, float ry) {
-    int2 columns = near(x, rx, width), lines = near(y, ry, height);
-    float ix = 1.0f / rx, iy = 1.0f / ry;
-    float across = 0.0f, down = 0.0f;
+// Weighted mean of one plane, or of two at once when `other` is not null. MOST is how many columns there can be, whose weights are
+// then kept in registers; 0: any number.
+template <int MOST>
+static __device__ float2 sum(const unsigned char* plane, const unsigned char* other, int pitch, int step, int2 columns,
+                             int2 lines, Place x, Place y, float rx, float ry) {
+    float ix = 1.0f / rx, iy = 1.0f / ry, across = 0.0f, down = 0.0f;
+    float kept[MOST > 0 ? MOST : 1];
+    int count = columns.y - columns.x;
+#pragma unroll
+    for (int i = 0; i < MOST; i++) {
+        kept[i] = i < count ? weight(columns.x + i, x, ix) : 0.0f;
+        across += kept[i];
+    }
+    if (MOST == 0)
+        for (int i = 0; i < count; i++) across += weight(columns.x + i, x, ix);
     float2 sum = make_float2(0.0f, 0.0f);
-    for (int i = columns.x; i < columns.y; i++) across += weight(i, x, ix);
     for (int j = lines.x; j < lines.y; j++) {
         float wy = weight(j, y, iy);
         if (wy == 0.0f) continue;
         down += wy;
-        const unsigned char* row = plane + (size_t)j * pitch;
+        size_t from = (size_t)j * pitch + (size_t)columns.x * step;
+        const unsigned char *row = plane + from, *second = other + from;
         float2 line = make_float2(0.0f, 0.0f);
-        for (int i = columns.x; i < columns.y; i++) {
-            float wx = weight(i, x, ix);
-            line.x += wx * (float)row[(size_t)i * step];
-            if (other) line.y += wx * (float)(other + (size_t)j * pitch)[(size_t)i * step];
+#pragma unroll
+        for (int i = 0; i < MOST; i++) {
+            if (i >= count) break;
+            line.x += kept[i] * (float)row[i * step];
+            if (other) line.y += kept[i] * (float)second[i * step];
         }
+        if (MOST == 0)
+            for (int i = 0; i < count; i++) {
+                float wx = weight(columns.x + i, x, ix);
+                line.x += wx * (float)row[i * step];
+                if (other) line.y += wx * (float)second[i * step];
+            }
         sum.x += wy * line.x;
         sum.y += wy * line.y;
     }
     float all = 1.0f / (across * down);
     return make_float2(sum.x * all, sum.y * all);
+}
+
+static __device__ float2 mean(const unsigned char* plane, const unsigned char* other, int pitch, int step, int width,
+                              int height, Place x, Place y, float rx, float ry) {
+    int2 columns = near(x, rx, width), lines = near(y, ry, height);
+    int count = columns.y - columns.x;
+    if (count <= 4) return sum<4>(plane, other, pitch, step, columns, lines, x, y, rx, ry);
+    if (count <= 8) return sum<8>(plane, other, pitch, step, columns, lines, x, y, rx, ry);
+    return sum<0>(plane, other, pitch, step, columns, lines, x, y, rx, ry);
 }
 
 // Pictures to the slots of the batch's tensor, one thread a tensor pixel: a triangle filter whose radius grows with the

@@ -111,8 +111,9 @@ impl Kernels {
     /// When NVRTC is not here, or too old for the GPU.
     pub fn compile(gpu: &Gpu) -> Result<Kernels, Fault> {
         let fault = |message: String| {
-            Fault::new(Who::Device, "no_nvrtc", message)
-                .remedy("install CUDA's run-time compiler, libnvrtc.so.13 (Debian and Ubuntu: cuda-nvrtc-13-0)")
+            Fault::new(Who::Device, "no_nvrtc", message).remedy(
+                "install CUDA's run-time compiler, libnvrtc.so.13 (Debian and Ubuntu: cuda-nvrtc-13-0)",
+            )
         };
         // SAFETY: only looks whether the library can be opened.
         if !unsafe { nvrtc::sys::is_culib_present() } {
@@ -190,7 +191,8 @@ impl Kernels {
         // SAFETY: each of the length of what is copied or computed; `surfaces` outlive the wait at the end.
         unsafe {
             result::memcpy_htod_async(on_gpu.at(), &tensor, stream.cu_stream()).map_err(failed)?;
-            result::memcpy_htod_async(described.at(), Slot::as_bytes(&slots), stream.cu_stream()).map_err(failed)?;
+            result::memcpy_htod_async(described.at(), Slot::as_bytes(&slots), stream.cu_stream())
+                .map_err(failed)?;
             self.letterbox(&stream, described.at(), on_gpu.at(), slots.len(), input)?;
             stream.synchronize().map_err(failed)?;
             result::memcpy_dtoh_sync(&mut tensor, on_gpu.at()).map_err(failed)?;

@@ -47,7 +47,7 @@ const BEYOND_RING: usize = 16;
 pub struct Nvidia {
     gpu: Arc<Gpu>,
     kernels: Arc<kernels::Kernels>,
-    runtime: session::Runtime,
+    runtime: Arc<session::Runtime>,
     spec: Arc<ModelSpec>,
     model: Vec<u8>,
     max_batch: usize,
@@ -64,6 +64,20 @@ impl Nvidia {
     /// A missing driver, library, manifest or model.
     pub fn new(model: &config::Model, infer: &config::Infer, max_batch: usize) -> Result<Nvidia, Fault> {
         let gpu = Gpu::open(0)?;
+        let runtime = session::load_runtime(infer.onnxruntime.as_deref())?;
+        Nvidia::on(gpu, Arc::new(runtime), model, max_batch)
+    }
+
+    /// The same with what is open already: a process can have ONNX Runtime only once.
+    ///
+    /// # Errors
+    /// A missing library, manifest or model.
+    pub fn on(
+        gpu: Arc<Gpu>,
+        runtime: Arc<session::Runtime>,
+        model: &config::Model,
+        max_batch: usize,
+    ) -> Result<Nvidia, Fault> {
         let kernels = Arc::new(kernels::Kernels::compile(&gpu)?);
         let manifest = Manifest::load_one_fault(&model.manifest)?;
         manifest.verify(&model.file)?;
@@ -71,7 +85,6 @@ impl Nvidia {
             let message = format!("model {} cannot be read: {e}", model.file.display());
             Fault::new(Who::Config, "bad_model", message)
         })?;
-        let runtime = session::load_runtime(infer.onnxruntime.as_deref())?;
         let device = Nvidia {
             stills: Pool::new(Arc::clone(&gpu), MOST_STILLS),
             gpu,
@@ -230,9 +243,7 @@ fn pack(pixels: &software::pixels::Pixels, out: &mut Vec<u8>) -> Layout {
     }
     let luma = width * height;
     match geometry.format {
-        PixelFormat::I420 => {
-            Layout { geometry, offset: [0, luma, luma + half * rows], pitch: [width, half] }
-        }
+        PixelFormat::I420 => Layout { geometry, offset: [0, luma, luma + half * rows], pitch: [width, half] },
         PixelFormat::Nv12 => Layout { geometry, offset: [0, luma, luma + 1], pitch: [width, half * 2] },
     }
 }

@@ -168,7 +168,11 @@ struct Stream {
 }
 
 impl Feeder {
-    fn feed(&mut self, appsink: &gst_app::AppSink, sample: &gst::Sample) -> Result<gst::FlowSuccess, gst::FlowError> {
+    fn feed(
+        &mut self,
+        appsink: &gst_app::AppSink,
+        sample: &gst::Sample,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let caps = sample.caps_owned().ok_or(gst::FlowError::NotNegotiated)?;
         if self.stream.as_ref().is_none_or(|stream| stream.caps != caps) {
             self.change(caps).map_err(|fault| self.fail(&fault))?;
