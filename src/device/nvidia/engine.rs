@@ -40,13 +40,15 @@ pub struct Tuning {
     pub graphs: bool,
     /// Lets f32 convolutions round their inputs to 10 bits of mantissa.
     pub tf32: bool,
+    /// Runs on a stream of the highest priority.
+    pub urgent: bool,
     /// Tries all of cuDNN's convolutions at start rather than asking it for a guess.
     pub exhaustive: bool,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Tuning { nhwc: true, graphs: true, tf32: true, exhaustive: true }
+        Tuning { nhwc: true, graphs: true, tf32: true, urgent: true, exhaustive: true }
     }
 }
 
@@ -102,7 +104,8 @@ struct Sieve {
     anchors: usize,
     floor: f32,
     counts: Memory,
-    counted: Vec<i32>,
+    /// Pinned, as `found`: a copy to other memory would hold the driver's lock, and with it every decoder, until the network ends.
+    counted: PinnedHostSlice<i32>,
     /// Written by the GPU, over the bus: a few kilobytes a batch.
     found: PinnedHostSlice<f32>,
 }
@@ -122,7 +125,7 @@ impl NvidiaEngine {
         tuning: Tuning,
     ) -> Result<NvidiaEngine, Fault> {
         gpu.bind()?;
-        let stream = gpu.urgent_stream()?;
+        let stream = if tuning.urgent { gpu.urgent_stream()? } else { gpu.stream()? };
         let recorded = tuning.graphs.then(|| open_session(runtime, &spec.name, bytes, &stream, tuning));
         // A record holds no copies to the host, and nothing that the CPU does.
         let recorded = recorded
@@ -148,15 +151,17 @@ impl NvidiaEngine {
             Some((values, anchors)) if session.outputs().iter().all(is_f32) => {
                 let flags = sys::CU_MEMHOSTALLOC_DEVICEMAP | sys::CU_MEMHOSTALLOC_PORTABLE;
                 let len = largest * MOST_FOUND * (values + 1);
+                let failed = |e| gpu::driver("no pinned memory for boxes", &e);
                 // SAFETY: read only where the GPU says that it has written.
-                let found = unsafe { gpu.context.alloc_pinned_with_flags(len, flags) }
-                    .map_err(|e| gpu::driver("no pinned memory for boxes", &e))?;
+                let found = unsafe { gpu.context.alloc_pinned_with_flags(len, flags) }.map_err(failed)?;
+                // SAFETY: the same.
+                let counted = unsafe { gpu.context.alloc_pinned_with_flags(largest, flags) }.map_err(failed)?;
                 Head::Sifted(Box::new(Sieve {
                     values,
                     anchors,
                     floor: spec.output.score_floor,
                     counts: Memory::new(gpu, largest * size_of::<i32>())?,
-                    counted: vec![0; largest],
+                    counted,
                     found,
                 }))
             }
@@ -456,14 +461,16 @@ impl Sieve {
             result::memset_d8_async(self.counts.at(), 0, count * size_of::<i32>(), stream.cu_stream())
                 .map_err(failed)?;
             kernels.sift(stream, &sift)?;
-            result::memcpy_dtoh_async(&mut self.counted[..count], self.counts.at(), stream.cu_stream())
+            let counted = self.counted.as_mut_slice().map_err(failed)?;
+            result::memcpy_dtoh_async(&mut counted[..count], self.counts.at(), stream.cu_stream())
                 .map_err(failed)?;
         }
         stream.synchronize().map_err(failed)?;
         let rows = self.found.as_slice().map_err(failed)?;
+        let counted = self.counted.as_slice().map_err(failed)?;
         let width = self.values + 1;
         let mut slots = Vec::with_capacity(count);
-        for (slot, counted) in self.counted[..count].iter().enumerate() {
+        for (slot, counted) in counted[..count].iter().enumerate() {
             let n = usize::try_from(*counted).unwrap_or(0);
             if n > MOST_FOUND {
                 let mut data = vec![0.0f32; self.values * self.anchors];

@@ -93,9 +93,8 @@ impl Gpu {
 
     /// A stream for the engine, before which all others stand back.
     ///
-    /// Streams of one priority share a few channels to the GPU (8 at first, CUDA_DEVICE_MAX_CONNECTIONS), and one that waits for
-    /// NVDEC holds up what comes after it in its channel. On an H100 with 16 decoders the engine gave 36 % of what it can on a
-    /// stream like theirs, and 83 % on this one.
+    /// Streams of one priority share a few channels to the GPU, and one that waits for NVDEC may hold up what comes after it in its
+    /// channel; so the engine's is not among the decoders'.
     ///
     /// # Errors
     /// When the driver refuses.
