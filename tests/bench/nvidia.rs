@@ -3,7 +3,7 @@
 //! ```text
 //! tests/nvidia/streams.sh                               the streams, with ffmpeg
 //! python3 tests/nvidia/yolo-s.py MODEL.onnx             the network, with random weights
-//! cargo bench --bench nvidia -- MODEL.onnx [PART…]      parts: engine decode flow plain-stream live; default: all
+//! cargo bench --bench nvidia -- MODEL.onnx [PART…]      parts: engine decode flow live; default: all
 //! ```
 //!
 //! | part | what |
@@ -21,8 +21,8 @@
 mod streams;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, never};
@@ -84,10 +84,6 @@ fn main() {
     if wants("flow") {
         bench.flow(best);
     }
-    if wants("plain-stream") {
-        println!("the engine on a stream of usual priority:");
-        bench.flow(Tuning { urgent: false, ..best });
-    }
     if wants("live") {
         bench.live(best);
     }
@@ -105,6 +101,16 @@ struct Bench {
 struct Coming {
     arrived: Tick,
     frame: Frame<Pixels>,
+}
+
+/// What the threads of a live run share.
+struct Live {
+    stop: AtomicBool,
+    /// Pictures that arrived before this, in nanoseconds, are not counted.
+    from: AtomicU64,
+    lost: AtomicUsize,
+    /// Every camera has its decoder.
+    started: Barrier,
 }
 
 /// A batch's results: with each picture's arrival, place and size.
@@ -265,8 +271,13 @@ impl Bench {
         }
     }
 
-    /// Boxes of what is done; tells `each` when each picture's were there, and how many.
-    fn analyze(&self, detector: &mut Detector, done: &Receiver<Done>, mut each: impl FnMut(Duration, usize)) {
+    /// Boxes of what is done; tells `each` when each picture arrived, how long it took, and how many there are.
+    fn analyze(
+        &self,
+        detector: &mut Detector,
+        done: &Receiver<Done>,
+        mut each: impl FnMut(Tick, Duration, usize),
+    ) {
         let mut boxes = Vec::new();
         for (outputs, frames) in done {
             for (slot, (arrived, place, size)) in frames.iter().enumerate() {
@@ -274,7 +285,7 @@ impl Bench {
                 let views: Vec<TensorView<'_>> =
                     (0..outputs.count()).map(|k| outputs.view(k, slot)).collect();
                 detector.decode(&views, place, *size, &mut boxes);
-                each(self.clock.now().since(*arrived), boxes.len());
+                each(*arrived, self.clock.now().since(*arrived), boxes.len());
             }
         }
     }
@@ -336,7 +347,7 @@ impl Bench {
                 }
                 let (count, boxes) = (&count, &boxes);
                 scope.spawn(move || {
-                    self.analyze(&mut detector, &work, |_, found| {
+                    self.analyze(&mut detector, &work, |_, _, found| {
                         count.fetch_add(1, Relaxed);
                         boxes.fetch_add(found, Relaxed);
                     });
@@ -367,45 +378,43 @@ impl Bench {
             self.raw(&mut engine, rung);
         }
         for streams in [16, 32, 64, 80, 100] {
-            let (stop, lost, count) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+            let run = Live {
+                stop: AtomicBool::new(false),
+                from: AtomicU64::new(u64::MAX),
+                lost: AtomicUsize::new(0),
+                started: Barrier::new(streams + 1),
+            };
             let (frames, waiting) = bounded::<Coming>(RING * streams);
             let (done, work) = bounded::<Done>(2);
             let mut detector =
                 Detector::new(device.spec(), &shapes).unwrap_or_else(|fault| panic!("{fault}"));
-            let engine = &mut engine;
-            let cpu = cpu_seconds();
-            let begun = self.clock.now();
-            let (mut latencies, seconds) = std::thread::scope(|scope| {
+            let (mut latencies, seconds, cpu) = std::thread::scope(|scope| {
+                let run = &run;
                 for number in 0..streams {
-                    let (frames, stop, lost, stream) = (frames.clone(), &stop, &lost, &stream);
-                    scope.spawn(move || self.camera(stream, (number, streams), &frames, stop, lost));
+                    let (frames, stream) = (frames.clone(), &stream);
+                    scope.spawn(move || self.camera(stream, (number, streams), &frames, run));
                 }
                 drop(frames);
-                let count = &count;
+                let timer = scope.spawn(move || self.time(run));
                 let latencies = scope.spawn(move || {
                     let mut latencies = Vec::new();
-                    self.analyze(&mut detector, &work, |latency, _| {
-                        count.fetch_add(1, Relaxed);
-                        latencies.push(latency.as_secs_f64() * 1e3);
+                    self.analyze(&mut detector, &work, |arrived, latency, _| {
+                        if arrived.as_nanos() >= run.from.load(Relaxed) {
+                            latencies.push(latency.as_secs_f64() * 1e3);
+                        }
                     });
                     latencies
                 });
-                scope.spawn(|| {
-                    self.wait(SPAN * 3 / 2);
-                    stop.store(true, Relaxed);
-                });
-                self.infer(engine, batch, waiting, done);
-                let latencies = latencies.join().expect("it does not panic");
-                (latencies, self.seconds(begun))
+                self.infer(&mut engine, batch, waiting, done);
+                let (seconds, cpu) = timer.join().expect("it does not panic");
+                (latencies.join().expect("it does not panic"), seconds, cpu)
             });
-            let cores = (cpu_seconds() - cpu) / seconds / streams as f64 * 100.0;
-            // The first second: decoders are being made.
-            latencies.drain(..(streams * 30).min(latencies.len() / 4));
+            let cores = cpu / seconds / streams as f64 * 100.0;
             latencies.sort_by(f64::total_cmp);
             let at = |share: f64| {
                 latencies.get((latencies.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN)
             };
-            let (done, lost) = (count.load(Relaxed), lost.load(Relaxed));
+            let (done, lost) = (latencies.len(), run.lost.load(Relaxed));
             println!(
                 "| {streams} | {batch} | {:.0} | {:.1} | {:.1} | {:.1} | {:.2} % | {cores:.1} % of a core |",
                 done as f64 / seconds,
@@ -417,22 +426,31 @@ impl Bench {
         }
     }
 
+    /// Lets the cameras run for two seconds after the last has started, then measures. Returns seconds, and those of all cores.
+    fn time(&self, run: &Live) -> (f64, f64) {
+        run.started.wait();
+        self.wait(Duration::from_secs(2));
+        let (from, cpu) = (self.clock.now(), cpu_seconds());
+        run.lost.store(0, Relaxed);
+        run.from.store(from.as_nanos(), Relaxed);
+        self.wait(SPAN * 2);
+        run.stop.store(true, Relaxed);
+        (self.seconds(from), cpu_seconds() - cpu)
+    }
+
     /// Feeds 30 access units a second, each camera at its own moment; what the full queue refuses is lost.
-    fn camera(
-        &self,
-        stream: &Stream,
-        (number, of): (usize, usize),
-        frames: &Sender<Coming>,
-        stop: &AtomicBool,
-        lost: &AtomicUsize,
-    ) {
+    fn camera(&self, stream: &Stream, (number, of): (usize, usize), frames: &Sender<Coming>, run: &Live) {
         let mut decoder =
             Decoder::new(&self.gpu, stream.codec, RING * 3 + 64).unwrap_or_else(|fault| panic!("{fault}"));
         let mut out = Vec::new();
+        // The first picture makes the decoder, which takes a while when many do it at once.
+        decoder.feed(stream.unit(0), &mut out).unwrap_or_else(|fault| panic!("{fault}"));
+        out.clear();
+        run.started.wait();
         let interval = Duration::from_nanos(1_000_000_000 / 30);
         let mut due = self.clock.now() + interval.mul_f64(number as f64 / of as f64);
-        for i in (0..stream.len()).cycle() {
-            if stop.load(Relaxed) {
+        for i in (0..stream.len()).cycle().skip(1) {
+            if run.stop.load(Relaxed) {
                 return;
             }
             let now = self.clock.now();
@@ -445,7 +463,7 @@ impl Bench {
                     Some(Ok(())) => {}
                     Some(Err(TrySendError::Disconnected(_))) => return,
                     None | Some(Err(TrySendError::Full(_))) => {
-                        lost.fetch_add(1, Relaxed);
+                        run.lost.fetch_add(1, Relaxed);
                     }
                 }
             }

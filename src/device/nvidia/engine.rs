@@ -4,6 +4,9 @@
 //! Everything is done on one stream, in order, with memory that is bound once for each rung of the ladder: nothing of a
 //! picture crosses the bus. A batch between two rungs runs as the larger one, since a new shape costs cuDNN a search for its
 //! kernels; what the slots beyond hold is never read.
+//!
+//! ONNX Runtime keeps its records of runs (CUDA graphs) by thread: an engine that is used on another thread than the one that warmed it
+//! up records anew, while decoders run. The daemon makes, warms and runs it on `infer`.
 
 use std::sync::Arc;
 
@@ -40,15 +43,13 @@ pub struct Tuning {
     pub graphs: bool,
     /// Lets f32 convolutions round their inputs to 10 bits of mantissa.
     pub tf32: bool,
-    /// Runs on a stream of the highest priority.
-    pub urgent: bool,
     /// Tries all of cuDNN's convolutions at start rather than asking it for a guess.
     pub exhaustive: bool,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Tuning { nhwc: true, graphs: true, tf32: true, urgent: true, exhaustive: true }
+        Tuning { nhwc: true, graphs: true, tf32: true, exhaustive: true }
     }
 }
 
@@ -125,7 +126,7 @@ impl NvidiaEngine {
         tuning: Tuning,
     ) -> Result<NvidiaEngine, Fault> {
         gpu.bind()?;
-        let stream = if tuning.urgent { gpu.urgent_stream()? } else { gpu.stream()? };
+        let stream = gpu.stream()?;
         let recorded = tuning.graphs.then(|| open_session(runtime, &spec.name, bytes, &stream, tuning));
         // A record holds no copies to the host, and nothing that the CPU does.
         let recorded = recorded
@@ -155,7 +156,8 @@ impl NvidiaEngine {
                 // SAFETY: read only where the GPU says that it has written.
                 let found = unsafe { gpu.context.alloc_pinned_with_flags(len, flags) }.map_err(failed)?;
                 // SAFETY: the same.
-                let counted = unsafe { gpu.context.alloc_pinned_with_flags(largest, flags) }.map_err(failed)?;
+                let counted =
+                    unsafe { gpu.context.alloc_pinned_with_flags(largest, flags) }.map_err(failed)?;
                 Head::Sifted(Box::new(Sieve {
                     values,
                     anchors,

@@ -91,20 +91,6 @@ impl Gpu {
         self.context.bind_to_thread().map_err(|e| driver("the GPU cannot be used", &e))
     }
 
-    /// A stream for the engine, before which all others stand back.
-    ///
-    /// Streams of one priority share a few channels to the GPU, and one that waits for NVDEC may hold up what comes after it in its
-    /// channel; so the engine's is not among the decoders'.
-    ///
-    /// # Errors
-    /// When the driver refuses.
-    pub fn urgent_stream(&self) -> Result<Arc<CudaStream>, Fault> {
-        let failed = |e| driver("the GPU gives no stream", &e);
-        self.bind()?;
-        let (_, highest) = result::stream::get_priority_range().map_err(failed)?;
-        self.context.new_stream_with_priority(highest).map_err(failed)
-    }
-
     /// Work that is done in order, beside all other streams.
     ///
     /// # Errors
