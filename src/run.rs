@@ -26,7 +26,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::board::Board;
 use crate::clock::{Clock, SystemClock, bell};
-use crate::config::{Config, Priority, Source};
+use crate::config::{Config, Execution, Infer as InferSettings, Priority, Provider, Source};
+use crate::device::nvidia::Nvidia;
 use crate::device::software::Software;
 use crate::device::{Device, Engine};
 use crate::fault::{Fault, Who};
@@ -59,7 +60,7 @@ const ENGINE_NICE: i32 = 5;
 const SHOW_NICE: i32 = 10;
 
 /// The fastest camera that a ring is sized for.
-const MOST_FPS: u128 = 60;
+pub(crate) const MOST_FPS: u128 = 60;
 
 /// Runs the daemon on this machine until a signal stops it.
 ///
@@ -68,10 +69,57 @@ const MOST_FPS: u128 = 60;
 pub fn run(config: Config) -> Result<(), Fault> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let listener = http::bind(config.http.bind)?;
-    let device = Software::new(&config.model, &config.infer, config.batcher.max_batch_frames, &*clock)?;
-    tracing::info!(model = device.spec().name, engine = device.describe(), "Chose the engine.");
-    let spec = Arc::clone(device.spec());
-    Daemon { config, device: Arc::new(device), spec, clock }.run(listener)
+    match choose(&config, &*clock)? {
+        Chosen::Nvidia(device) => {
+            let engine = device.describe(&config.infer.execution);
+            tracing::info!(model = device.spec().name, engine, "Chose the engine.");
+            let spec = Arc::clone(device.spec());
+            Daemon { config, device: Arc::new(device), spec, clock }.run(listener)
+        }
+        Chosen::Software(device) => {
+            tracing::info!(model = device.spec().name, engine = device.describe(), "Chose the engine.");
+            let spec = Arc::clone(device.spec());
+            Daemon { config, device: Arc::new(device), spec, clock }.run(listener)
+        }
+    }
+}
+
+enum Chosen {
+    Nvidia(Nvidia),
+    Software(Software),
+}
+
+/// The device that `[infer] execution` means on this machine: pixels live on the GPU if and only if the engine does.
+fn choose(config: &Config, clock: &dyn Clock) -> Result<Chosen, Fault> {
+    let most = config.batcher.max_batch_frames;
+    let software = |execution: Execution| {
+        let infer = InferSettings { execution, ..config.infer.clone() };
+        Software::new(&config.model, &infer, most, clock).map(Chosen::Software)
+    };
+    let nvidia = || Nvidia::new(&config.model, &config.infer, most).map(Chosen::Nvidia);
+    let Execution::Order(order) = &config.infer.execution else {
+        return nvidia().or_else(|why| {
+            tracing::info!("No GPU is used: {why}");
+            software(Execution::Auto)
+        });
+    };
+    let Some(at) = order.iter().position(|provider| *provider == Provider::Cuda) else {
+        return software(config.infer.execution.clone());
+    };
+    let (before, after) = (&order[..at], &order[at + 1..]);
+    if !before.is_empty() {
+        match software(Execution::Order(before.to_vec())) {
+            Ok(chosen) => return Ok(chosen),
+            Err(why) => tracing::warn!("Not the execution provider that was asked for first: {why}"),
+        }
+    }
+    nvidia().or_else(|why| {
+        if after.is_empty() {
+            return Err(why);
+        }
+        tracing::warn!("cuda cannot be used: {why}");
+        software(Execution::Order(after.to_vec()))
+    })
 }
 
 struct Daemon<D> {

@@ -271,8 +271,11 @@ fn execution(check: &mut Check<'_>, section: &Section) -> Option<Execution> {
         words if words.iter().any(|word| word == "auto") => "`auto` stands alone: it tries everything",
         words if (1..words.len()).any(|i| words[..i].contains(&words[i])) => "one of them stands twice",
         words => {
-            let provider =
-                |word: &String| if word == "openvino" { Provider::OpenVino } else { Provider::Cpu };
+            let provider = |word: &String| match word.as_str() {
+                "openvino" => Provider::OpenVino,
+                "cuda" => Provider::Cuda,
+                _ => Provider::Cpu,
+            };
             return Some(Execution::Order(words.iter().map(provider).collect()));
         }
     };

@@ -89,9 +89,10 @@ static INFER: Table = Table {
         ),
         key(
             "execution",
-            Words(&["auto", "cpu", "openvino"]),
+            Words(&["auto", "cpu", "openvino", "cuda"]),
             Default("\"cpu\""),
             "What runs the network. cpu: ONNX Runtime itself. openvino: Intel's plugin, for Intel processors.
+cuda: an NVIDIA GPU, which then decodes too; `onnxruntime` must be the library of the PyPI wheel onnxruntime-gpu.
 A list is an order of preference, as [\"openvino\", \"cpu\"]; what is not in it is never used.
 auto: all that are here are measured at start with this model, and the fastest one runs.
 Each must compute what cpu computes. The log says at start what was asked for and what was got.",

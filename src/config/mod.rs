@@ -141,6 +141,8 @@ pub enum Provider {
     Cpu,
     /// OpenVINO, as ONNX Runtime's plugin.
     OpenVino,
+    /// ONNX Runtime's CUDA provider, fed by NVDEC: all pixels stay on the GPU.
+    Cuda,
 }
 
 impl std::fmt::Display for Provider {
@@ -148,6 +150,7 @@ impl std::fmt::Display for Provider {
         f.write_str(match self {
             Provider::Cpu => "cpu",
             Provider::OpenVino => "openvino",
+            Provider::Cuda => "cuda",
         })
     }
 }

@@ -2,6 +2,7 @@
 //! generic over it, so that pixels in one kind of memory cannot reach an engine for another.
 
 pub mod canvas;
+pub mod nvidia;
 pub mod scripted;
 pub mod software;
 

@@ -14,7 +14,7 @@ use crate::frame::Frame;
 use crate::model::spec::{Layout, ModelSpec, Placement, TensorView};
 
 /// Batch sizes that are tried, ascending.
-const RUNGS: [usize; 6] = [1, 2, 4, 8, 16, 32];
+pub(crate) const RUNGS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 
 /// Plans kept: one a kind of picture that cameras deliver. A camera that keeps changing its size costs plans, not memory.
 const MOST_PLANS: usize = 64;
@@ -47,7 +47,7 @@ impl SoftwareEngine {
         max_batch: usize,
     ) -> Result<SoftwareEngine, Fault> {
         let session = Session::open_on(runtime, &spec.name, bytes, threads, provider)?;
-        let batch = check_input(&session, &spec)?;
+        let batch = check_input(session.inputs(), &spec)?;
         let most = batch.unwrap_or(max_batch);
         if batch.is_some_and(|b| b != 1) {
             return Err(Fault::new(
@@ -88,13 +88,13 @@ impl SoftwareEngine {
 }
 
 /// The batch dimension of the one input: `None` when free.
-fn check_input(session: &Session, spec: &ModelSpec) -> Result<Option<usize>, Fault> {
+pub(crate) fn check_input(inputs: &[session::TensorInfo], spec: &ModelSpec) -> Result<Option<usize>, Fault> {
     let bad = |message: String| {
         Fault::new(Who::Config, "bad_model", format!("model {}: {message}", spec.name))
             .remedy("`weir model inspect FILE` prints a model.toml to start from")
     };
-    let [input] = session.inputs() else {
-        let names: Vec<&str> = session.inputs().iter().map(|i| i.name.as_str()).collect();
+    let [input] = inputs else {
+        let names: Vec<&str> = inputs.iter().map(|i| i.name.as_str()).collect();
         return Err(bad(format!(
             "it has {} inputs ({}); weir feeds exactly one, the picture",
             names.len(),

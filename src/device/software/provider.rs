@@ -103,6 +103,11 @@ fn try_all(tried: &[Provider], candidate: Candidate<'_>, clock: &dyn Clock) -> R
         let opened = match provider {
             Provider::Cpu => cpu.take().map_or_else(|| candidate.open(provider), Ok),
             Provider::OpenVino => candidate.open(provider),
+            Provider::Cuda => Err(Fault::new(
+                Who::Config,
+                "no_provider",
+                "its pictures would be on the GPU: only `weir run` can use it",
+            )),
         };
         let result = opened.and_then(|mut session| {
             let outputs = input.run(&mut session)?;
@@ -140,7 +145,7 @@ fn decide(asked: &Execution, trials: &[Trial]) -> Option<Provider> {
         Execution::Auto => usable
             .map(|(provider, service)| match provider {
                 Provider::Cpu => (provider, service * WORTH),
-                Provider::OpenVino => (provider, service),
+                Provider::OpenVino | Provider::Cuda => (provider, service),
             })
             .min_by(|a, b| a.1.total_cmp(&b.1))
             .map(|(provider, _)| provider),

@@ -67,11 +67,17 @@ impl Runtime {
         registered.as_deref().map_err(Clone::clone)
     }
 
+    /// What sessions are built in.
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
     /// The processor, as this provider offers it; no GPU or NPU that it may see too.
     fn devices(&self, provider: Provider) -> impl Iterator<Item = ort::device::Device<'_>> {
         let name = match provider {
             Provider::Cpu => "CPUExecutionProvider",
             Provider::OpenVino => "OpenVINOExecutionProvider",
+            Provider::Cuda => "CUDAExecutionProvider",
         };
         let is_cpu = |d: &ort::device::Device<'_>| d.hardware_device().ty() == ort::memory::DeviceType::CPU;
         self.environment.devices().filter(move |d| d.ep().is_ok_and(|ep| ep == name) && is_cpu(d)).take(1)
@@ -275,8 +281,9 @@ pub struct Outputs {
     tensors: Vec<Output>,
 }
 
+/// One output of one run.
 #[derive(Debug)]
-struct Output {
+pub struct Output {
     /// Without the batch.
     shape: Vec<usize>,
     data: Data,
@@ -291,7 +298,8 @@ enum Data {
 }
 
 impl Output {
-    fn new(name: &str, value: DynValue) -> Result<Output, String> {
+    /// An output as the engine left it, in memory of the host.
+    pub(crate) fn new(name: &str, value: DynValue) -> Result<Output, String> {
         let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
             return Err(format!("output `{name}` is not a tensor"));
         };
@@ -310,6 +318,13 @@ impl Output {
             other => return Err(format!("output `{name}` holds {other:?}; f32, i32 and i64 can be read")),
         };
         Ok(Output { shape, data })
+    }
+
+    /// The part of frame `slot` of the batch; empty when the engine returned less.
+    pub(crate) fn view(&self, slot: usize) -> TensorView<'_> {
+        let len: usize = self.shape.iter().product();
+        let data = self.all().get(slot * len..(slot + 1) * len).unwrap_or_default();
+        TensorView { shape: &self.shape, data }
     }
 
     fn all(&self) -> &[f32] {
@@ -338,10 +353,7 @@ impl Outputs {
 
     /// Output `index`'s part for frame `slot` of the batch; empty when the engine returned less.
     pub fn view(&self, index: usize, slot: usize) -> TensorView<'_> {
-        let output = &self.tensors[index];
-        let len: usize = output.shape.iter().product();
-        let data = output.all().get(slot * len..(slot + 1) * len).unwrap_or_default();
-        TensorView { shape: &output.shape, data }
+        self.tensors[index].view(slot)
     }
 }
 
@@ -360,6 +372,6 @@ fn openvino_settings(threads: usize) -> String {
     settings.to_string()
 }
 
-fn first_line(text: &str) -> &str {
+pub(crate) fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or(text).trim()
 }

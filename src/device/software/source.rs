@@ -35,12 +35,23 @@ const V4L2: &str = include_str!("../../../pipelines/v4l2.pipe");
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Ages beyond this are a camera clock gone wrong, not a late picture.
-const MOST_AGE: Duration = Duration::from_secs(10);
+pub(crate) const MOST_AGE: Duration = Duration::from_secs(10);
 
 /// A running pipeline. Dropping it stops it.
 #[derive(Debug)]
 pub struct SoftwareSource {
     pipeline: gst::Pipeline,
+}
+
+impl SoftwareSource {
+    pub(crate) fn pipeline(&self) -> &gst::Pipeline {
+        &self.pipeline
+    }
+
+    /// Starts it. An asynchronous failure arrives on the bus; a synchronous one is posted there too.
+    pub(crate) fn play(&self) {
+        let _ = self.pipeline.set_state(gst::State::Playing);
+    }
 }
 
 impl Drop for SoftwareSource {
@@ -68,15 +79,7 @@ impl crate::device::Source for SoftwareSource {
 /// # Errors
 /// When GStreamer cannot build the description.
 pub fn open(camera: &config::Camera, mut sink: Sink<Pixels>) -> Result<SoftwareSource, Fault> {
-    gst::init().map_err(|e| broken(&camera.name, &format!("GStreamer does not start: {e}")))?;
-    let description = description(&camera.source, &camera.name)?;
-    let pipeline = gst::parse::launch(&description)
-        .map_err(|e| broken(&camera.name, &format!("its pipeline cannot be built: {}", e.message())))?
-        .downcast::<gst::Pipeline>()
-        .map_err(|_| broken(&camera.name, "its description is one element, not a pipeline"))?;
-    // From here on an early return must stop the pipeline first: the guard does.
-    let source = SoftwareSource { pipeline };
-    let live = configure(&source.pipeline, camera)?;
+    let (source, live) = build(&description(&camera.source, &camera.name)?, camera, "frames")?;
     let codec = watch_decoders(&source.pipeline, sink.gate.take());
     let frames = source
         .pipeline
@@ -88,20 +91,41 @@ pub fn open(camera: &config::Camera, mut sink: Sink<Pixels>) -> Result<SoftwareS
         usb::prepare(&source.pipeline, sink.happening.clone());
     }
     deliver(&frames, sink, codec, live);
-    // An asynchronous failure arrives on the bus; a synchronous one has been posted there too.
-    let _ = source.pipeline.set_state(gst::State::Playing);
+    source.play();
     Ok(source)
 }
 
-fn broken(camera: &str, what: &str) -> Fault {
+/// Builds a description's pipeline, comments out, and sets what the configuration says; `appsink` is the name of its end. Returns
+/// whether the source is live.
+///
+/// # Errors
+/// When GStreamer cannot build it.
+pub(crate) fn build(
+    description: &str,
+    camera: &config::Camera,
+    appsink: &str,
+) -> Result<(SoftwareSource, bool), Fault> {
+    gst::init().map_err(|e| broken(&camera.name, &format!("GStreamer does not start: {e}")))?;
+    let lines = description.lines().filter(|l| !l.trim_start().starts_with('#')).collect::<Vec<_>>();
+    let pipeline = gst::parse::launch(&lines.join(" "))
+        .map_err(|e| broken(&camera.name, &format!("its pipeline cannot be built: {}", e.message())))?
+        .downcast::<gst::Pipeline>()
+        .map_err(|_| broken(&camera.name, "its description is one element, not a pipeline"))?;
+    // From here on an early return must stop the pipeline first: the guard does.
+    let source = SoftwareSource { pipeline };
+    let live = configure(&source.pipeline, camera, appsink)?;
+    Ok((source, live))
+}
+
+pub(crate) fn broken(camera: &str, what: &str) -> Fault {
     Fault::new(Who::Camera, "pipeline", format!("camera {camera}: {what}"))
         .remedy("`gst-inspect-1.0 ELEMENT` says whether an element is installed; weir needs the plugins base, good, bad and libav")
         .retry(Retry::Slowly)
 }
 
-/// The description's text, comments out and parameters in.
+/// The description's text, parameters in.
 fn description(source: &config::Source, camera: &str) -> Result<String, Fault> {
-    let text = match source {
+    Ok(match source {
         config::Source::Rtsp(_) => RTSP.to_owned(),
         config::Source::File { .. } => FILE.to_owned(),
         config::Source::V4l2 { .. } => V4L2.to_owned(),
@@ -112,8 +136,7 @@ fn description(source: &config::Source, camera: &str) -> Result<String, Fault> {
             }
             text
         }
-    };
-    Ok(text.lines().filter(|l| !l.trim_start().starts_with('#')).collect::<Vec<_>>().join(" "))
+    })
 }
 
 fn read(file: &Path, camera: &str) -> Result<String, Fault> {
@@ -127,7 +150,7 @@ fn read(file: &Path, camera: &str) -> Result<String, Fault> {
 }
 
 /// Sets what the configuration says on the element named `source`. Returns whether the source is live.
-fn configure(pipeline: &gst::Pipeline, camera: &config::Camera) -> Result<bool, Fault> {
+fn configure(pipeline: &gst::Pipeline, camera: &config::Camera, appsink: &str) -> Result<bool, Fault> {
     let element = |name: &str| {
         pipeline
             .by_name(name)
@@ -159,7 +182,7 @@ fn configure(pipeline: &gst::Pipeline, camera: &config::Camera) -> Result<bool, 
         }
         config::Source::File { path, realtime, .. } => {
             element("source")?.set_property("location", path);
-            element("frames")?.set_property("sync", *realtime);
+            element(appsink)?.set_property("sync", *realtime);
             Ok(false)
         }
         config::Source::V4l2 { device } => {
@@ -252,7 +275,7 @@ fn watch_decoders(pipeline: &gst::Pipeline, gate: Option<Gate>) -> Arc<Mutex<Str
 }
 
 /// For streams whose access units are whole frames. Of fields only one might be left out, which leaves half a picture.
-fn reader_of(caps: &gst::StructureRef) -> Option<Reader> {
+pub(crate) fn reader_of(caps: &gst::StructureRef) -> Option<Reader> {
     let text = |field: &str| caps.get::<&str>(field).ok();
     let framed = text("alignment").is_none_or(|alignment| alignment == "au")
         && text("interlace-mode").is_none_or(|mode| mode == "progressive")
@@ -298,7 +321,7 @@ fn codec_name(media_type: &str) -> String {
     }
 }
 
-fn watch_bus(pipeline: &gst::Pipeline, happening: Sender<Happening>) {
+pub(crate) fn watch_bus(pipeline: &gst::Pipeline, happening: Sender<Happening>) {
     let Some(bus) = pipeline.bus() else { return };
     bus.set_sync_handler(move |_, message| {
         let news = match message.view() {

@@ -92,10 +92,10 @@ pub struct Planes<'a> {
 /// `clamp(y·k[0] + u·k[1] + v·k[2] + k[3], low, high)`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Channel {
-    k: [f32; 4],
+    pub(crate) k: [f32; 4],
     /// What RGB 0 and 255 become, the smaller one first.
-    low: f32,
-    high: f32,
+    pub(crate) low: f32,
+    pub(crate) high: f32,
 }
 
 impl Channel {
@@ -109,11 +109,11 @@ impl Channel {
 
 /// Where the picture lies in the tensor, in whole tensor pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Rect {
-    x: usize,
-    y: usize,
-    width: usize,
-    height: usize,
+pub(crate) struct Rect {
+    pub(crate) x: usize,
+    pub(crate) y: usize,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
 }
 
 /// How to bring pictures of one [`Geometry`] into the tensor of one [`InputSpec`]: weight tables, and
@@ -248,7 +248,7 @@ impl Plan {
             luma,
             chroma,
             channels,
-            pad: std::array::from_fn(|i| (f32::from(input.pad) - input.mean[i]) / input.std[i]),
+            pad: padding(input),
             #[cfg(target_arch = "x86_64")]
             avx2: pulp::x86::V3::try_new(),
             scratch,
@@ -387,8 +387,13 @@ impl Plan {
     }
 }
 
+/// The bars' value, per channel.
+pub(crate) fn padding(input: &InputSpec) -> [f32; 3] {
+    std::array::from_fn(|i| (f32::from(input.pad) - input.mean[i]) / input.std[i])
+}
+
 /// Where a picture of `source` columns and rows goes in a tensor of `tensor` columns and rows.
-fn place(source: (usize, usize), tensor: (usize, usize), resize: Resize) -> Rect {
+pub(crate) fn place(source: (usize, usize), tensor: (usize, usize), resize: Resize) -> Rect {
     if source.0 == 0 || source.1 == 0 || tensor.0 == 0 || tensor.1 == 0 {
         return Rect { x: 0, y: 0, width: 0, height: 0 };
     }
@@ -406,7 +411,7 @@ fn place(source: (usize, usize), tensor: (usize, usize), resize: Resize) -> Rect
 }
 
 /// H.273's equations 8.3: YUV codes to RGB 0..=255, then mean and std, in the tensor's order.
-fn channels(geometry: &Geometry, input: &InputSpec) -> [Channel; 3] {
+pub(crate) fn channels(geometry: &Geometry, input: &InputSpec) -> [Channel; 3] {
     let (kr, kb) = match geometry.matrix {
         Matrix::Bt601 => (0.299, 0.114),
         Matrix::Bt709 => (0.2126, 0.0722),

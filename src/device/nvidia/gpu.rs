@@ -1,0 +1,328 @@
+//! The GPU itself: finding it, its memory, and what its driver's errors mean in our words.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::sys::{self, CUdeviceptr};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result};
+
+use super::cuvid::{CODEC_H264, CODEC_HEVC, Cuvid, DecodeCaps};
+use crate::device::software::preprocess::Geometry;
+use crate::fault::{Fault, Retry, Who};
+
+/// CUDA 13, which ONNX Runtime's GPU build and our kernels want.
+const OLDEST_DRIVER: i32 = 13_000;
+
+/// An opened GPU: its primary context, which the engine shares, and its decoder library.
+#[derive(Debug)]
+pub struct Gpu {
+    /// The primary context.
+    pub context: Arc<CudaContext>,
+    /// The decoder.
+    pub cuvid: Cuvid,
+    /// Its name, for the log.
+    pub name: String,
+}
+
+impl Gpu {
+    /// Opens GPU number `ordinal`.
+    ///
+    /// # Errors
+    /// When the driver, the decoder library or the GPU is not here, or the driver is too old.
+    pub fn open(ordinal: usize) -> Result<Arc<Gpu>, Fault> {
+        // SAFETY: only looks whether the driver's library can be opened.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(Fault::new(
+                Who::Device,
+                "no_cuda",
+                "there is no NVIDIA driver here: libcuda.so.1 cannot be opened",
+            )
+            .remedy("install NVIDIA's driver, 580 or newer; in containers, run with --gpus"));
+        }
+        let mut version = 0;
+        // SAFETY: writes one integer; every libcuda has this function, and it works before cuInit.
+        let status = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+        if status != sys::CUresult::CUDA_SUCCESS || version < OLDEST_DRIVER {
+            let (major, minor) = (version / 1000, version % 1000 / 10);
+            let message =
+                format!("the NVIDIA driver is too old: it knows CUDA {major}.{minor}, weir needs 13.0");
+            return Err(
+                Fault::new(Who::Device, "old_driver", message).remedy("install NVIDIA's driver 580 or newer")
+            );
+        }
+        let context = CudaContext::new(ordinal).map_err(|e| driver("the GPU cannot be opened", &e))?;
+        // Waiting threads sleep: a spinning one would take a core that other cameras need.
+        context.set_blocking_synchronize().map_err(|e| driver("the GPU cannot be set up", &e))?;
+        let name = context.name().map_err(|e| driver("the GPU does not say its name", &e))?;
+        Ok(Arc::new(Gpu { cuvid: Cuvid::open()?, context, name }))
+    }
+
+    /// What the decoder can do with 4:2:0 pictures of 8 bits, for the log.
+    pub fn describe_decoder(&self) -> String {
+        let one = |name: &str, codec| match self.caps(codec, 1, 0) {
+            Ok(caps) if caps.is_supported != 0 => {
+                format!("{name} up to {}×{} on {} engines", caps.max_width, caps.max_height, caps.nvdecs)
+            }
+            Ok(_) => format!("no {name}"),
+            Err(fault) => fault.message,
+        };
+        format!("{}, {}", one("H.264", CODEC_H264), one("H.265", CODEC_HEVC))
+    }
+
+    /// What the decoder can do.
+    ///
+    /// # Errors
+    /// When the driver does not answer.
+    pub fn caps(&self, codec: u32, chroma_format: u32, bit_depth_minus8: u32) -> Result<DecodeCaps, Fault> {
+        self.bind()?;
+        let mut caps = DecodeCaps { codec, chroma_format, bit_depth_minus8, ..DecodeCaps::default() };
+        // SAFETY: the struct is the header's, and a context is current on this thread.
+        check("the decoder does not tell what it can", unsafe {
+            (self.cuvid.get_decoder_caps)(&raw mut caps)
+        })?;
+        Ok(caps)
+    }
+
+    /// Makes the context current on the calling thread, as every other call wants.
+    ///
+    /// # Errors
+    /// When the driver refuses, or an earlier asynchronous call has failed.
+    pub fn bind(&self) -> Result<(), Fault> {
+        self.context.bind_to_thread().map_err(|e| driver("the GPU cannot be used", &e))
+    }
+
+    /// Work that is done in order, beside all other streams.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn stream(&self) -> Result<Arc<CudaStream>, Fault> {
+        self.context.new_stream().map_err(|e| driver("the GPU gives no stream", &e))
+    }
+}
+
+/// The driver's error in our words.
+pub fn driver(what: &str, error: &DriverError) -> Fault {
+    let name = error
+        .error_name()
+        .map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
+    let fault = Fault::new(Who::Device, "gpu", format!("{what}: {name}"));
+    match error.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+            Fault { reason: "gpu_memory", ..fault }.retry(Retry::Slowly).remedy(
+                "the GPU's memory is full: use fewer cameras, a smaller batch or a shorter ring_buffer_ms",
+            )
+        }
+        sys::CUresult::CUDA_ERROR_NO_DEVICE => Fault { reason: "no_gpu", ..fault }
+            .remedy("`nvidia-smi` must list a GPU; in containers, run with --gpus"),
+        _ => fault,
+    }
+}
+
+/// The same for cuvid's plain number.
+///
+/// # Errors
+/// Any status but 0.
+pub fn check(what: &str, status: u32) -> Result<(), Fault> {
+    match status {
+        0 => Ok(()),
+        2 => Err(driver(what, &DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY))),
+        other => Err(Fault::new(Who::Device, "gpu", format!("{what}: CUDA error {other}"))),
+    }
+}
+
+/// Memory on the GPU for the kernels' own needs.
+#[derive(Debug)]
+pub struct Memory {
+    gpu: Arc<Gpu>,
+    at: CUdeviceptr,
+}
+
+impl Memory {
+    /// So many bytes, of any content.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Memory, Fault> {
+        gpu.bind()?;
+        // SAFETY: a context is current; freed once, by drop.
+        let at = unsafe { result::malloc_sync(bytes.max(1)) }
+            .map_err(|e| driver("no memory for the engine", &e))?;
+        Ok(Memory { gpu: Arc::clone(gpu), at })
+    }
+
+    /// Where it begins.
+    pub fn at(&self) -> CUdeviceptr {
+        self.at
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.gpu.bind().is_ok() {
+            // SAFETY: allocated by `new`; cuMemFree waits for work on it.
+            let _ = unsafe { result::free_sync(self.at) };
+        }
+    }
+}
+
+/// A picture's memory.
+#[derive(Debug)]
+struct Block {
+    at: CUdeviceptr,
+    bytes: usize,
+    /// Marks the end of what was written last.
+    written: CudaEvent,
+}
+
+/// Memory for the pictures of one source, kept for the next one, and never more than `most` pictures.
+#[derive(Debug)]
+pub struct Pool {
+    gpu: Arc<Gpu>,
+    free: Mutex<Vec<Block>>,
+    out: AtomicUsize,
+    most: usize,
+}
+
+impl Pool {
+    /// An empty pool for at most `most` pictures at a time.
+    pub fn new(gpu: Arc<Gpu>, most: usize) -> Arc<Pool> {
+        Arc::new(Pool { gpu, free: Mutex::new(Vec::new()), out: AtomicUsize::new(0), most })
+    }
+
+    /// Memory for a picture.
+    ///
+    /// # Errors
+    /// When `most` are out already, or the GPU's memory is full.
+    pub fn take(self: &Arc<Pool>, bytes: usize, layout: Layout) -> Result<Surface, Fault> {
+        if self.out.fetch_add(1, Relaxed) >= self.most {
+            self.out.fetch_sub(1, Relaxed);
+            let message = format!("{} of its pictures wait on the GPU already", self.most);
+            return Err(Fault::new(Who::Device, "surfaces", message).retry(Retry::Soon));
+        }
+        let kept = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            // Blocks of a size that the stream has left go when they come by.
+            loop {
+                match free.pop() {
+                    Some(block) if block.bytes == bytes => break Some(block),
+                    Some(block) => self.release(block),
+                    None => break None,
+                }
+            }
+        };
+        let block = match kept {
+            Some(block) => block,
+            None => self.allocate(bytes).inspect_err(|_| {
+                self.out.fetch_sub(1, Relaxed);
+            })?,
+        };
+        Ok(Surface { block: Some(block), pool: Arc::clone(self), layout })
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Block, Fault> {
+        self.gpu.bind()?;
+        let written = self.gpu.context.new_event(None).map_err(|e| driver("the GPU gives no event", &e))?;
+        // SAFETY: a context is current; the memory is freed once, by `release`.
+        let at = unsafe { result::malloc_sync(bytes) }.map_err(|e| driver("no memory for a picture", &e))?;
+        Ok(Block { at, bytes, written })
+    }
+
+    fn release(&self, block: Block) {
+        // Fails only when the driver has gone, and with it the memory.
+        if self.gpu.bind().is_ok() {
+            // SAFETY: allocated by `allocate`, in no free list and no surface any more. cuMemFree waits for work on it.
+            let _ = unsafe { result::free_sync(block.at) };
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let blocks = std::mem::take(self.free.get_mut().unwrap_or_else(PoisonError::into_inner));
+        blocks.into_iter().for_each(|block| self.release(block));
+    }
+}
+
+/// How a picture lies in its memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// What it is.
+    pub geometry: Geometry,
+    /// Where Y, U and V begin.
+    pub offset: [usize; 3],
+    /// Bytes from row to row, of luma and of chroma.
+    pub pitch: [usize; 2],
+}
+
+/// A picture's memory; goes back to its pool when dropped. Whoever lets the GPU read it keeps it until the GPU has.
+#[derive(Debug)]
+pub struct Surface {
+    /// Always there, until drop.
+    block: Option<Block>,
+    pool: Arc<Pool>,
+    layout: Layout,
+}
+
+impl Surface {
+    /// How the picture lies in it.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Where the memory begins.
+    pub fn at(&self) -> CUdeviceptr {
+        self.block().at
+    }
+
+    /// How long it is.
+    pub fn bytes(&self) -> usize {
+        self.block().bytes
+    }
+
+    /// The end of what was written to it.
+    pub fn written(&self) -> &CudaEvent {
+        &self.block().written
+    }
+
+    fn block(&self) -> &Block {
+        self.block.as_ref().expect("taken by drop only")
+    }
+
+    /// The whole of it in host memory, for tests and for what the GPU cannot do. Waits.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn download(&self) -> Result<Vec<u8>, Fault> {
+        let failed = |e: DriverError| driver("a picture cannot be read back", &e);
+        self.pool.gpu.bind()?;
+        self.written().synchronize().map_err(failed)?;
+        let mut bytes = vec![0; self.bytes()];
+        // SAFETY: as long as the block, which nobody writes while `self` is borrowed.
+        unsafe { result::memcpy_dtoh_sync(&mut bytes, self.at()) }.map_err(failed)?;
+        Ok(bytes)
+    }
+
+    /// Fills it from host memory. Waits.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn upload(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        self.pool.gpu.bind()?;
+        let bytes = &bytes[..bytes.len().min(self.bytes())];
+        // SAFETY: no longer than the block, which `&mut self` has alone.
+        unsafe { result::memcpy_htod_sync(self.at(), bytes) }
+            .map_err(|e| driver("a picture cannot be uploaded", &e))?;
+        // The last part may still be on its way (CUDA driver API, "API synchronization behavior").
+        let stream = self.pool.gpu.context.default_stream();
+        self.written().record(&stream).map_err(|e| driver("a picture cannot be uploaded", &e))
+    }
+}
+
+impl Drop for Surface {
+    fn drop(&mut self) {
+        self.pool.out.fetch_sub(1, Relaxed);
+        if let Some(block) = self.block.take() {
+            self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).push(block);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The kernels of `kernels.cu`: compiled once, and launched with arguments that fit them.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::CUdeviceptr;
+use cudarc::driver::{CudaFunction, CudaStream, LaunchConfig, PushKernelArg, result};
+use cudarc::nvrtc::{self, CompileError, CompileOptions};
+
+use super::gpu::{self, Gpu, Memory, Surface};
+use crate::device::software::preprocess::{Channel, ChromaSite, PixelFormat, Rect, channels, padding, place};
+use crate::fault::{Fault, Who};
+use crate::model::spec::{InputSpec, Layout, Placement};
+
+const SOURCE: &str = include_str!("kernels.cu");
+
+/// Threads in a block of `letterbox`: a warp along a row writes 128 bytes at once.
+const TILE: (u32, u32) = (32, 8);
+/// Threads in a block of `sift`.
+const ANCHORS: u32 = 256;
+
+/// One picture and its place in the tensor, as `kernels.cu` has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    planes: [CUdeviceptr; 3],
+    pitch: [i32; 2],
+    step: i32,
+    size: [i32; 2],
+    at: [i32; 2],
+    extent: [i32; 2],
+    shift: f32,
+    k: [[f32; 4]; 3],
+    low: [f32; 3],
+    high: [f32; 3],
+}
+
+/// Bytes of a [`Slot`].
+pub const SLOT_BYTES: usize = size_of::<Slot>();
+
+impl Slot {
+    /// A picture for the tensor of `input`, and where it lies in there.
+    pub fn new(surface: &Surface, input: &InputSpec) -> (Slot, Placement) {
+        let layout = surface.layout();
+        let geometry = &layout.geometry;
+        let source = (geometry.size.width as usize, geometry.size.height as usize);
+        let rect = place(source, (input.width as usize, input.height as usize), input.resize);
+        let channels = channels(geometry, input);
+        let slot = Slot {
+            planes: layout.offset.map(|offset| surface.at() + offset as u64),
+            pitch: layout.pitch.map(|pitch| pitch as i32),
+            step: if geometry.format == PixelFormat::Nv12 { 2 } else { 1 },
+            size: [source.0 as i32, source.1 as i32],
+            at: [rect.x as i32, rect.y as i32],
+            extent: [rect.width as i32, rect.height as i32],
+            shift: if geometry.chroma == ChromaSite::Left { 0.25 } else { 0.0 },
+            k: channels.map(|channel: Channel| channel.k),
+            low: channels.map(|channel| channel.low),
+            high: channels.map(|channel| channel.high),
+        };
+        (slot, placement(&rect, source))
+    }
+
+    /// As bytes, to be copied to the GPU.
+    pub fn as_bytes(slots: &[Slot]) -> &[u8] {
+        // SAFETY: plain numbers without padding (see the test): every byte is initialised.
+        unsafe { std::slice::from_raw_parts(slots.as_ptr().cast(), size_of_val(slots)) }
+    }
+}
+
+fn placement(rect: &Rect, source: (usize, usize)) -> Placement {
+    Placement {
+        scale_x: rect.width as f32 / source.0.max(1) as f32,
+        scale_y: rect.height as f32 / source.1.max(1) as f32,
+        offset_x: rect.x as f32,
+        offset_y: rect.y as f32,
+    }
+}
+
+/// The compiled kernels.
+#[derive(Debug)]
+pub struct Kernels {
+    letterbox: CudaFunction,
+    sift: CudaFunction,
+}
+
+/// What [`Kernels::sift`] reads and writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sift {
+    /// f32 [slots][values][anchors].
+    pub output: CUdeviceptr,
+    /// How many slots.
+    pub slots: usize,
+    /// Values an anchor: 4 and the classes.
+    pub values: usize,
+    /// How many anchors.
+    pub anchors: usize,
+    /// What a class must reach.
+    pub floor: f32,
+    /// Rows that `found` has room for, a slot.
+    pub most: usize,
+    /// i32 [slots], zero.
+    pub counts: CUdeviceptr,
+    /// f32 [slots][most][1 + values].
+    pub found: CUdeviceptr,
+}
+
+impl Kernels {
+    /// Compiles them for this GPU: a quarter of a second.
+    ///
+    /// # Errors
+    /// When NVRTC is not here, or too old for the GPU.
+    pub fn compile(gpu: &Gpu) -> Result<Kernels, Fault> {
+        let fault = |message: String| {
+            Fault::new(Who::Device, "no_nvrtc", message).remedy(
+                "install CUDA's run-time compiler, libnvrtc.so.13 (Debian and Ubuntu: cuda-nvrtc-13-0)",
+            )
+        };
+        // SAFETY: only looks whether the library can be opened.
+        if !unsafe { nvrtc::sys::is_culib_present() } {
+            return Err(fault("CUDA's run-time compiler is not here: libnvrtc.so cannot be opened".into()));
+        }
+        let failed = |e| gpu::driver("the kernels cannot be loaded", &e);
+        let (major, minor) = gpu.context.compute_capability().map_err(failed)?;
+        let options = CompileOptions {
+            options: vec![format!("--gpu-architecture=compute_{major}{minor}")],
+            name: Some("kernels.cu".into()),
+            ..CompileOptions::default()
+        };
+        let ptx = nvrtc::compile_ptx_with_opts(SOURCE, options).map_err(|e| match e {
+            CompileError::CompileError { log, .. } => fault(format!("NVRTC: {}", log.to_string_lossy())),
+            other => fault(format!("NVRTC: {other:?}")),
+        })?;
+        let module = gpu.context.load_module(ptx).map_err(failed)?;
+        Ok(Kernels {
+            letterbox: module.load_function("letterbox").map_err(failed)?,
+            sift: module.load_function("sift").map_err(failed)?,
+        })
+    }
+
+    /// Brings the pictures of the first `count` of `slots`, which lie on the GPU, into the tensor. Does not wait.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    ///
+    /// # Safety
+    /// `slots` holds `count` [`Slot`]s whose surfaces live until the stream is done, and `tensor` as many slots of `input`.
+    pub unsafe fn letterbox(
+        &self,
+        stream: &Arc<CudaStream>,
+        slots: CUdeviceptr,
+        tensor: CUdeviceptr,
+        count: usize,
+        input: &InputSpec,
+    ) -> Result<(), Fault> {
+        let (width, height) = (input.width as i32, input.height as i32);
+        let interleaved = i32::from(input.layout == Layout::Nhwc);
+        let pad = padding(input);
+        let config = LaunchConfig {
+            grid_dim: (input.width.div_ceil(TILE.0), input.height.div_ceil(TILE.1), count as u32),
+            block_dim: (TILE.0, TILE.1, 1),
+            shared_mem_bytes: 0,
+        };
+        let mut launch = stream.launch_builder(&self.letterbox);
+        launch.arg(&slots).arg(&tensor).arg(&width).arg(&height).arg(&interleaved);
+        launch.arg(&pad[0]).arg(&pad[1]).arg(&pad[2]);
+        // SAFETY: the arguments are those of the kernel; it stays inside of what the caller promises.
+        unsafe { launch.launch(config) }.map_err(|e| gpu::driver("the preprocess cannot be started", &e))?;
+        Ok(())
+    }
+
+    /// The tensor of these pictures, in host memory: for whoever wants to look at it. Waits.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn prepared(
+        &self,
+        gpu: &Arc<Gpu>,
+        surfaces: &[Arc<Surface>],
+        input: &InputSpec,
+    ) -> Result<(Vec<f32>, Vec<Placement>), Fault> {
+        let failed = |e| gpu::driver("the tensor cannot be read", &e);
+        let stream = gpu.stream()?;
+        let (slots, places): (Vec<Slot>, Vec<Placement>) =
+            surfaces.iter().map(|surface| Slot::new(surface, input)).unzip();
+        let mut tensor = vec![f32::NAN; surfaces.len() * 3 * input.width as usize * input.height as usize];
+        let on_gpu = Memory::new(gpu, size_of_val(tensor.as_slice()))?;
+        let described = Memory::new(gpu, slots.len() * SLOT_BYTES)?;
+        for surface in surfaces {
+            stream.wait(surface.written()).map_err(failed)?;
+        }
+        // SAFETY: each of the length of what is copied or computed; `surfaces` outlive the wait at the end.
+        unsafe {
+            result::memcpy_htod_async(on_gpu.at(), &tensor, stream.cu_stream()).map_err(failed)?;
+            result::memcpy_htod_async(described.at(), Slot::as_bytes(&slots), stream.cu_stream())
+                .map_err(failed)?;
+            self.letterbox(&stream, described.at(), on_gpu.at(), slots.len(), input)?;
+            stream.synchronize().map_err(failed)?;
+            result::memcpy_dtoh_sync(&mut tensor, on_gpu.at()).map_err(failed)?;
+        }
+        Ok((tensor, places))
+    }
+
+    /// Finds the anchors that can become boxes. Does not wait.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    ///
+    /// # Safety
+    /// The memory is as [`Sift`] says, until the stream is done.
+    pub unsafe fn sift(&self, stream: &Arc<CudaStream>, sift: &Sift) -> Result<(), Fault> {
+        let (values, anchors, most) = (sift.values as i32, sift.anchors as i32, sift.most as i32);
+        let config = LaunchConfig {
+            grid_dim: ((sift.anchors as u32).div_ceil(ANCHORS), sift.slots as u32, 1),
+            block_dim: (ANCHORS, 1, 1),
+            shared_mem_bytes: 0,
+        };
+        let mut launch = stream.launch_builder(&self.sift);
+        launch.arg(&sift.output).arg(&values).arg(&anchors).arg(&sift.floor).arg(&most);
+        launch.arg(&sift.counts).arg(&sift.found);
+        // SAFETY: the arguments are those of the kernel; it stays inside of what the caller promises.
+        unsafe { launch.launch(config) }.map_err(|e| gpu::driver("the boxes cannot be looked for", &e))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    /// By C's rules for the struct in `kernels.cu`: three pointers, then 28 numbers of 4 bytes.
+    #[test]
+    fn slots_are_laid_out_as_in_c() {
+        assert_eq!(SLOT_BYTES, 3 * 8 + 28 * 4);
+        assert_eq!(offset_of!(Slot, step), 32);
+        assert_eq!(offset_of!(Slot, shift), 60);
+        assert_eq!(offset_of!(Slot, k), 64);
+        assert_eq!(offset_of!(Slot, low), 112);
+        assert_eq!(offset_of!(Slot, high), 124);
+    }
+}

@@ -1,0 +1,283 @@
+//! NVIDIA GPUs: NVDEC decodes, a kernel preprocesses, ONNX Runtime's CUDA provider infers; pixels never leave the GPU.
+//!
+//! Every library is opened at run time, so that one binary runs on every box; what is missing is a [`Fault`] with a remedy. All
+//! `unsafe` code of weir lives in this module. One GPU is used, number 0.
+//!
+//! | file | what |
+//! |---|---|
+//! | `gpu` | the device, its memory, its errors |
+//! | `cuvid` | libnvcuvid's types and functions |
+//! | `decoder` | access units to pictures |
+//! | `kernels` | our kernels |
+//! | `engine` | pictures to outputs |
+//! | `source` | a camera's GStreamer pipeline, up to access units |
+
+#![allow(unsafe_code)]
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+pub mod cuvid;
+pub mod decoder;
+pub mod engine;
+pub mod gpu;
+pub mod kernels;
+pub mod source;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::config;
+use crate::device::canvas::{Canvas, Colour};
+use crate::device::software::preprocess::{ChromaSite, Geometry, Matrix, PixelFormat, Planes, Range};
+use crate::device::software::{self, session};
+use crate::device::{Device, Happening, Picture, Sink};
+use crate::fault::{Fault, Who};
+use crate::flow::still::Grid;
+use crate::frame::Still;
+use crate::model::manifest::Manifest;
+use crate::model::spec::ModelSpec;
+
+use gpu::{Gpu, Layout, Pool, Surface};
+
+/// Stills that may be on the GPU at a time.
+const MOST_STILLS: usize = 256;
+
+/// Pictures of a camera that are out of its ring: in the batch that is made, in the one that runs, and on their way.
+const BEYOND_RING: usize = 16;
+
+/// A machine with an NVIDIA GPU that is used.
+pub struct Nvidia {
+    gpu: Arc<Gpu>,
+    kernels: Arc<kernels::Kernels>,
+    runtime: Arc<session::Runtime>,
+    spec: Arc<ModelSpec>,
+    model: Vec<u8>,
+    max_batch: usize,
+    tuning: engine::Tuning,
+    stills: Arc<Pool>,
+    /// Cameras whose stream NVDEC does not take.
+    by_software: Arc<Mutex<HashSet<Arc<str>>>>,
+}
+
+impl Nvidia {
+    /// Opens the GPU and ONNX Runtime, and reads the model, so that whatever is missing is said before anything runs.
+    ///
+    /// # Errors
+    /// A missing driver, library, manifest or model.
+    pub fn new(model: &config::Model, infer: &config::Infer, max_batch: usize) -> Result<Nvidia, Fault> {
+        let gpu = Gpu::open(0)?;
+        let runtime = session::load_runtime(infer.onnxruntime.as_deref())?;
+        Nvidia::on(gpu, Arc::new(runtime), model, max_batch)
+    }
+
+    /// The same with what is open already: a process can have ONNX Runtime only once.
+    ///
+    /// # Errors
+    /// A missing library, manifest or model.
+    pub fn on(
+        gpu: Arc<Gpu>,
+        runtime: Arc<session::Runtime>,
+        model: &config::Model,
+        max_batch: usize,
+    ) -> Result<Nvidia, Fault> {
+        let kernels = Arc::new(kernels::Kernels::compile(&gpu)?);
+        let manifest = Manifest::load_one_fault(&model.manifest)?;
+        manifest.verify(&model.file)?;
+        let bytes = std::fs::read(&model.file).map_err(|e| {
+            let message = format!("model {} cannot be read: {e}", model.file.display());
+            Fault::new(Who::Config, "bad_model", message)
+        })?;
+        let device = Nvidia {
+            stills: Pool::new(Arc::clone(&gpu), MOST_STILLS),
+            gpu,
+            kernels,
+            runtime,
+            spec: Arc::new(manifest.spec),
+            model: bytes,
+            max_batch,
+            tuning: engine::Tuning::default(),
+            by_software: Arc::default(),
+        };
+        // Asked now, not on the `infer` thread: another provider may be allowed.
+        drop(device.open_engine(1)?);
+        Ok(device)
+    }
+
+    /// The same, with the provider set up otherwise.
+    #[must_use]
+    pub fn with_tuning(mut self, tuning: engine::Tuning) -> Nvidia {
+        self.tuning = tuning;
+        self
+    }
+
+    /// The GPU.
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// What the manifest says.
+    pub fn spec(&self) -> &Arc<ModelSpec> {
+        &self.spec
+    }
+
+    /// For the one line at start that says what was asked for and what was got.
+    pub fn describe(&self, asked: &config::Execution) -> String {
+        let (name, decoder) = (&self.gpu.name, self.gpu.describe_decoder());
+        let library = self.runtime.library.display();
+        format!("asked for {asked}, got cuda; {name}; NVDEC: {decoder}; ONNX Runtime at {library}")
+    }
+
+    fn open_engine(&self, max_batch: usize) -> Result<engine::NvidiaEngine, Fault> {
+        engine::NvidiaEngine::open(
+            &self.gpu,
+            Arc::clone(&self.kernels),
+            &self.runtime,
+            Arc::clone(&self.spec),
+            &self.model,
+            max_batch,
+            self.tuning,
+        )
+    }
+}
+
+/// A picture in the GPU's memory.
+#[derive(Clone, Debug)]
+pub struct Pixels(Arc<Surface>);
+
+impl Pixels {
+    /// One that a decoder made.
+    pub fn new(surface: Arc<Surface>) -> Pixels {
+        Pixels(surface)
+    }
+
+    /// Its memory.
+    pub fn surface(&self) -> &Arc<Surface> {
+        &self.0
+    }
+}
+
+impl Device for Nvidia {
+    type Pixels = Pixels;
+    type Engine = engine::NvidiaEngine;
+    type Source = source::NvidiaSource;
+
+    fn engine(&self) -> Result<engine::NvidiaEngine, Fault> {
+        self.open_engine(self.max_batch)
+    }
+
+    /// None yet: the motion gate lets everything pass.
+    fn luma_grid(_pixels: &Pixels) -> Option<Grid> {
+        None
+    }
+
+    /// Over the bus, for people who watch; nothing else of a picture is.
+    fn canvas(pixels: &Pixels, width: Option<u32>, colour: Option<Colour>) -> Option<Canvas> {
+        let surface = pixels.surface();
+        let bytes =
+            surface.download().inspect_err(|e| tracing::debug!("A picture cannot be shown: {e}")).ok()?;
+        let Layout { geometry, offset, pitch } = surface.layout();
+        let plane = |i: usize| bytes.get(offset[i]..);
+        let planes = match geometry.format {
+            PixelFormat::I420 => {
+                Planes { data: [plane(0)?, plane(1)?, plane(2)?], stride: [pitch[0], pitch[1], pitch[1]] }
+            }
+            PixelFormat::Nv12 => {
+                Planes { data: [plane(0)?, plane(1)?, &[]], stride: [pitch[0], pitch[1], 0] }
+            }
+        };
+        Canvas::copy(&planes, geometry, width, colour)
+    }
+
+    fn open(&self, camera: &config::Camera, sink: Sink<Pixels>) -> Result<source::NvidiaSource, Fault> {
+        let most = most_pictures(camera);
+        let software = self.by_software.lock().unwrap_or_else(PoisonError::into_inner).contains(&camera.name);
+        let coded = matches!(camera.source, config::Source::Rtsp(_) | config::Source::File { .. });
+        if coded && !software {
+            return source::open(&self.gpu, camera, sink, most, Arc::clone(&self.by_software));
+        }
+        let pool = Pool::new(Arc::clone(&self.gpu), most);
+        software::source::open(camera, uploading(pool, sink)).map(source::NvidiaSource::Software)
+    }
+
+    fn picture(&self, still: Still) -> Result<Pixels, Fault> {
+        let geometry = Geometry {
+            size: still.size,
+            format: PixelFormat::I420,
+            matrix: Matrix::Bt601,
+            range: Range::Full,
+            chroma: ChromaSite::Center,
+        };
+        let (half, rows) = Still::half(still.size);
+        let width = still.size.width as usize;
+        let luma = width * still.size.height as usize;
+        let layout = Layout { geometry, offset: [0, luma, luma + half * rows], pitch: [width, half] };
+        upload(&self.stills, layout, &still.i420)
+    }
+}
+
+/// Pictures of a camera that may be on the GPU at a time.
+fn most_pictures(camera: &config::Camera) -> usize {
+    let frames = camera.ring.as_millis() * crate::run::MOST_FPS / 1000;
+    usize::try_from(frames).unwrap_or(usize::MAX).max(2).saturating_add(BEYOND_RING)
+}
+
+fn upload(pool: &Arc<Pool>, layout: Layout, bytes: &[u8]) -> Result<Pixels, Fault> {
+    let mut surface = pool.take(bytes.len(), layout)?;
+    surface.upload(bytes)?;
+    Ok(Pixels(Arc::new(surface)))
+}
+
+/// A sink for pictures in host memory, which brings them to the GPU.
+fn uploading(pool: Arc<Pool>, sink: Sink<Pixels>) -> Sink<software::pixels::Pixels> {
+    let Sink { mut picture, happening, gate } = sink;
+    let mut packed = Vec::new();
+    let deliver = move |host: Picture<software::pixels::Pixels>| {
+        let pixels = host.pixels.and_then(|pixels| {
+            let layout = pack(&pixels, &mut packed);
+            upload(&pool, layout, &packed).inspect_err(|e| tracing::debug!("A picture is lost: {e}")).ok()
+        });
+        let Picture { size, video, age, pts, .. } = host;
+        picture(Picture { size, video, age, pts, pixels });
+    };
+    Sink { picture: Box::new(deliver), happening, gate }
+}
+
+/// Puts the rows of a picture one after the other, without the gaps between.
+fn pack(pixels: &software::pixels::Pixels, out: &mut Vec<u8>) -> Layout {
+    let geometry = *pixels.geometry();
+    let (width, height) = (geometry.size.width as usize, geometry.size.height as usize);
+    let (half, rows) = Still::half(geometry.size);
+    let planes = pixels.planes();
+    let shapes: &[(usize, usize)] = match geometry.format {
+        PixelFormat::I420 => &[(width, height), (half, rows), (half, rows)],
+        PixelFormat::Nv12 => &[(width, height), (half * 2, rows)],
+    };
+    out.clear();
+    for ((bytes, rows), (data, stride)) in shapes.iter().zip(planes.data.iter().zip(planes.stride)) {
+        for row in 0..*rows {
+            let from = (row * stride).min(data.len());
+            let line = &data[from..(from + bytes).min(data.len())];
+            out.extend_from_slice(line);
+            out.resize(out.len() + bytes - line.len(), 0);
+        }
+    }
+    let luma = width * height;
+    match geometry.format {
+        PixelFormat::I420 => Layout { geometry, offset: [0, luma, luma + half * rows], pitch: [width, half] },
+        PixelFormat::Nv12 => Layout { geometry, offset: [0, luma, luma + 1], pitch: [width, half * 2] },
+    }
+}
+
+/// Notes that a camera's stream is not for NVDEC, and says so; its next attempt decodes in software.
+fn fall_back(
+    by_software: &Mutex<HashSet<Arc<str>>>,
+    camera: &Arc<str>,
+    why: &Fault,
+    happening: &crossbeam_channel::Sender<Happening>,
+) {
+    let first = by_software.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(camera));
+    if first {
+        tracing::warn!(%camera, "Its stream is decoded in software from now on: {why}");
+    }
+    // Full only when the camera's thread is stuck; the watchdog sees the silence.
+    let _ = happening.try_send(Happening::Failed(why.clone()));
+}

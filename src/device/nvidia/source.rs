@@ -1,0 +1,265 @@
+//! One camera whose pictures NVDEC decodes: a GStreamer pipeline up to access units, and a decoder behind it.
+//!
+//! What the pipeline is given and what its failures mean is as in [`software::source`]. The parser cuts the stream into access units in byte
+//! stream format, each with its parameter sets before a key frame. A codec that NVDEC does not take ends the attempt; the
+//! camera's next one decodes in software.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+
+use super::Pixels;
+use super::decoder::{Codec, Decoded, Decoder, Unit};
+use super::gpu::Gpu;
+use crate::clock::Pts;
+use crate::config;
+use crate::device::software::access_unit::Reader;
+use crate::device::software::source::{self as software, SoftwareSource};
+use crate::device::{Happening, Picture, Sink};
+use crate::event::Video;
+use crate::fault::{Fault, Retry, Who};
+use crate::flow::thin::Pass;
+
+const RTSP: &str = include_str!("../../../pipelines/rtsp-units.pipe");
+const FILE: &str = include_str!("../../../pipelines/file-units.pipe");
+
+/// A running source. Dropping it stops it.
+#[derive(Debug)]
+pub enum NvidiaSource {
+    /// Decoded by NVDEC.
+    Nvdec(SoftwareSource),
+    /// Decoded by the CPU, and uploaded.
+    Software(SoftwareSource),
+}
+
+impl crate::device::Source for NvidiaSource {
+    fn rewind(&mut self) -> Result<(), Fault> {
+        match self {
+            NvidiaSource::Nvdec(source) | NvidiaSource::Software(source) => source.rewind(),
+        }
+    }
+}
+
+/// Builds and starts the pipeline of a camera, of which at most `most` pictures are on the GPU at a time.
+///
+/// # Errors
+/// When GStreamer cannot build it.
+pub fn open(
+    gpu: &Arc<Gpu>,
+    camera: &config::Camera,
+    sink: Sink<Pixels>,
+    most: usize,
+    by_software: Arc<Mutex<HashSet<Arc<str>>>>,
+) -> Result<NvidiaSource, Fault> {
+    let text = if matches!(camera.source, config::Source::File { .. }) { FILE } else { RTSP };
+    let (source, live) = software::build(text, camera, "units")?;
+    let pipeline = source.pipeline();
+    let units = pipeline
+        .by_name("units")
+        .and_then(|e| e.downcast::<gst_app::AppSink>().ok())
+        .ok_or_else(|| software::broken(&camera.name, "its pipeline has no appsink named `units`"))?;
+    let parse = pipeline
+        .by_name("parse")
+        .ok_or_else(|| software::broken(&camera.name, "its pipeline has no element named `parse`"))?;
+    software::watch_bus(pipeline, sink.happening.clone());
+    link_parser(pipeline, &parse, &units, {
+        let (name, happening) = (Arc::clone(&camera.name), sink.happening.clone());
+        let by_software = Arc::clone(&by_software);
+        move |why: &Fault| super::fall_back(&by_software, &name, why, &happening)
+    });
+    let feeder = Feeder {
+        gpu: Arc::clone(gpu),
+        camera: Arc::clone(&camera.name),
+        sink,
+        by_software,
+        most,
+        live,
+        stream: None,
+        segment: None,
+        out: Vec::new(),
+    };
+    // Both callbacks come on the stream's one thread: nobody ever waits here.
+    let feeder = Arc::new(Mutex::new(feeder));
+    let last = Arc::clone(&feeder);
+    let callbacks = gst_app::AppSinkCallbacks::builder()
+        .new_sample(move |appsink| {
+            let sample = appsink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+            feeder.lock().unwrap_or_else(PoisonError::into_inner).feed(appsink, &sample)
+        })
+        .eos(move |appsink| last.lock().unwrap_or_else(PoisonError::into_inner).end(appsink))
+        .build();
+    units.set_callbacks(callbacks);
+    source.play();
+    Ok(NvidiaSource::Nvdec(source))
+}
+
+/// Puts the parser for the stream's codec between `parse` and `units` when it is known which that is.
+fn link_parser(
+    pipeline: &gst::Pipeline,
+    parse: &gst::Element,
+    units: &gst_app::AppSink,
+    unsupported: impl Fn(&Fault) + Send + Sync + 'static,
+) {
+    let (pipeline, units) = (pipeline.downgrade(), units.downgrade());
+    parse.connect_pad_added(move |_, pad| {
+        let (Some(pipeline), Some(units)) = (pipeline.upgrade(), units.upgrade()) else { return };
+        let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+        let Some(media) = caps.structure(0).map(|s| s.name().to_string()) else { return };
+        let sink = units.static_pad("sink").filter(|sink| !sink.is_linked());
+        if !(media.starts_with("video/") || media.starts_with("image/")) {
+            return;
+        }
+        // A second video stream is not looked at.
+        let Some(sink) = sink else { return };
+        let (parser, wanted) = match media.as_str() {
+            "video/x-h264" => ("h264parse", "video/x-h264,stream-format=byte-stream,alignment=au"),
+            "video/x-h265" => ("h265parse", "video/x-h265,stream-format=byte-stream,alignment=au"),
+            other => {
+                let message = format!("the GPU path decodes H.264 and H.265, not {other}");
+                return unsupported(&Fault::new(Who::Device, "unsupported", message).retry(Retry::Soon));
+            }
+        };
+        let linked = || -> Option<()> {
+            let parser = gst::ElementFactory::make(parser).property("config-interval", -1i32).build().ok()?;
+            let filter = gst::ElementFactory::make("capsfilter")
+                .property("caps", wanted.parse::<gst::Caps>().ok()?)
+                .build()
+                .ok()?;
+            pipeline.add_many([&parser, &filter]).ok()?;
+            parser.link(&filter).ok()?;
+            filter.static_pad("src")?.link(&sink).ok()?;
+            filter.sync_state_with_parent().ok()?;
+            parser.sync_state_with_parent().ok()?;
+            pad.link(&parser.static_pad("sink")?).ok()?;
+            Some(())
+        };
+        if linked().is_none() {
+            let message = format!("GStreamer cannot put {parser} behind its stream");
+            unsupported(&Fault::new(Who::Device, "unsupported", message).retry(Retry::Soon));
+        }
+    });
+}
+
+/// Takes access units to the decoder, and its pictures to the camera.
+struct Feeder {
+    gpu: Arc<Gpu>,
+    camera: Arc<str>,
+    sink: Sink<Pixels>,
+    by_software: Arc<Mutex<HashSet<Arc<str>>>>,
+    most: usize,
+    live: bool,
+    stream: Option<Stream>,
+    /// From time stamps to the pipeline's time.
+    segment: Option<gst::FormattedSegment<gst::ClockTime>>,
+    out: Vec<Decoded>,
+}
+
+/// What the caps said, and what decodes it.
+struct Stream {
+    caps: gst::Caps,
+    codec: Codec,
+    fps: Option<f32>,
+    reader: Option<Reader>,
+    decoder: Decoder,
+}
+
+impl Feeder {
+    fn feed(
+        &mut self,
+        appsink: &gst_app::AppSink,
+        sample: &gst::Sample,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let caps = sample.caps_owned().ok_or(gst::FlowError::NotNegotiated)?;
+        if self.stream.as_ref().is_none_or(|stream| stream.caps != caps) {
+            self.change(caps).map_err(|fault| self.fail(&fault))?;
+        }
+        self.segment = sample.segment().and_then(|s| s.downcast_ref::<gst::ClockTime>()).cloned();
+        let Some(stream) = &mut self.stream else { return Err(gst::FlowError::NotNegotiated) };
+        let buffer = sample.buffer().ok_or(gst::FlowError::Error)?;
+        let bytes = buffer.map_readable().map_err(|_| gst::FlowError::Error)?;
+        let coded = stream.reader.as_mut().and_then(|reader| reader.read(&bytes));
+        let pass = match (coded, &mut self.sink.gate) {
+            (Some(coded), Some(gate)) => gate(coded),
+            _ => Pass::Decode,
+        };
+        let fed = match pass {
+            Pass::Skip => return Ok(gst::FlowSuccess::Ok),
+            Pass::Drain => stream.decoder.drain(&mut self.out),
+            Pass::Decode => {
+                let pts = buffer.pts().and_then(|pts| i64::try_from(pts.nseconds()).ok());
+                let starts = coded.is_none_or(|coded| coded.starts);
+                stream.decoder.feed(Unit { data: &bytes, pts, starts }, &mut self.out)
+            }
+        };
+        self.deliver(appsink);
+        fed.map_err(|fault| self.fail(&fault))?;
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    /// The stream is another one now: the pictures of the old one that are still inside are given up.
+    fn change(&mut self, caps: gst::Caps) -> Result<(), Fault> {
+        let Some(structure) = caps.structure(0) else { return Ok(()) };
+        let codec = if structure.name() == "video/x-h265" { Codec::H265 } else { Codec::H264 };
+        let fps = structure.get::<gst::Fraction>("framerate").ok();
+        let fps = fps.filter(|fps| fps.numer() > 0).map(|fps| fps.numer() as f32 / fps.denom() as f32);
+        let reader = software::reader_of(structure);
+        // The decoder sees changes of size by itself.
+        let decoder = match self.stream.take() {
+            Some(stream) if stream.codec == codec => stream.decoder,
+            _ => Decoder::new(&self.gpu, codec, self.most)?,
+        };
+        self.stream = Some(Stream { caps, codec, fps, reader, decoder });
+        Ok(())
+    }
+
+    /// A file's last pictures wait for others to come before them.
+    fn end(&mut self, appsink: &gst_app::AppSink) {
+        let drained = self.stream.as_mut().map_or(Ok(()), |stream| stream.decoder.drain(&mut self.out));
+        self.deliver(appsink);
+        if let Err(fault) = drained {
+            let _ = self.fail(&fault);
+        }
+    }
+
+    fn deliver(&mut self, appsink: &gst_app::AppSink) {
+        let Some(stream) = &self.stream else { return };
+        let segment = self.segment.as_ref();
+        for decoded in self.out.drain(..) {
+            let pts = decoded.pts.and_then(|pts| u64::try_from(pts).ok());
+            let running = pts.and_then(|pts| segment?.to_running_time(gst::ClockTime::from_nseconds(pts)));
+            let age = match (self.live, appsink.current_running_time(), running) {
+                (true, Some(now), Some(then)) => Some(Duration::from(now.saturating_sub(then)))
+                    .filter(|age| *age <= software::MOST_AGE)
+                    .unwrap_or_default(),
+                _ => Duration::ZERO,
+            };
+            let size = decoded.size;
+            (self.sink.picture)(Picture {
+                size,
+                video: Video {
+                    width: size.width,
+                    height: size.height,
+                    fps: stream.fps.or(decoded.fps),
+                    codec: stream.codec.name().to_owned(),
+                },
+                age,
+                pts: pts.map(Pts),
+                pixels: decoded.surface.map(Pixels::new),
+            });
+        }
+    }
+
+    fn fail(&self, fault: &Fault) -> gst::FlowError {
+        if fault.reason == "unsupported" {
+            super::fall_back(&self.by_software, &self.camera, fault, &self.sink.happening);
+        } else {
+            // Full only when the camera's thread is stuck; the watchdog sees the silence.
+            let _ = self.sink.happening.try_send(Happening::Failed(fault.clone()));
+        }
+        gst::FlowError::Error
+    }
+}
