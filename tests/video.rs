@@ -12,12 +12,19 @@ use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use daemon::{Daemon, Sim, free_port, ready, street};
 use image::RgbImage;
 use serde_json::Value;
 use wait::until;
+
+/// One test at a time: each watches real time and has a whole daemon to itself, and machines have few cores.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// One part of a stream, or a snapshot.
 struct Picture {
@@ -166,6 +173,7 @@ fn painted(clean: &RgbImage, marked: &RgbImage, [left, top, right, bottom]: [f32
 
 #[test]
 fn boxes_lie_where_the_events_of_the_very_frame_say() {
+    let _turn = turn();
     let Some((_sim, daemon)) = film(
         "boxes_lie_where_the_events_of_the_very_frame_say",
         "[video]\njpeg_quality = 95\ntrail_ms = 0\n[infer]\nthreads = 1\n",
@@ -217,6 +225,7 @@ fn boxes_lie_where_the_events_of_the_very_frame_say() {
 
 #[test]
 fn a_picture_is_at_the_viewer_soon_after_its_frame_arrived() {
+    let _turn = turn();
     let Some((_sim, daemon)) =
         film("a_picture_is_at_the_viewer_soon_after_its_frame_arrived", "max_fps = 5.0\n")
     else {
@@ -235,6 +244,7 @@ fn a_picture_is_at_the_viewer_soon_after_its_frame_arrived() {
 
 #[test]
 fn nobody_watching_costs_nothing_and_twenty_viewers_cost_one_encode() {
+    let _turn = turn();
     let Some((_sim, daemon)) = film("nobody_watching_costs_nothing_and_twenty_viewers_cost_one_encode", "")
     else {
         return;
@@ -276,6 +286,7 @@ fn nobody_watching_costs_nothing_and_twenty_viewers_cost_one_encode() {
 
 #[test]
 fn a_viewer_that_stops_reading_is_cut_off_and_nobody_else_notices() {
+    let _turn = turn();
     let Some((_sim, daemon)) = film("a_viewer_that_stops_reading_is_cut_off_and_nobody_else_notices", "")
     else {
         return;
@@ -288,8 +299,9 @@ fn a_viewer_that_stops_reading_is_cut_off_and_nobody_else_notices() {
     let mut last = None;
     until("the stuck viewer to be cut off", || {
         let picture = stream.next();
-        assert!(picture.seq > last, "the other viewer goes on");
-        last = picture.seq;
+        // "No signal" is possible where the machine stands still; an old picture is not.
+        assert!(picture.seq.is_none() || picture.seq > last, "the other viewer goes on");
+        last = picture.seq.or(last);
         let page = daemon.get("/metrics").unwrap();
         page.contains("weir_video_cut_off_total 1").then_some(())
     });
@@ -306,6 +318,7 @@ fn a_viewer_that_stops_reading_is_cut_off_and_nobody_else_notices() {
 
 #[test]
 fn masks_and_hidden_objects_are_black_in_every_picture() {
+    let _turn = turn();
     let Some((_sim, daemon)) = film(
         "masks_and_hidden_objects_are_black_in_every_picture",
         "hide = [\"person\"]\nhide_by = \"fill\"\n[cameras.street.masks.left]\npolygon = [[0, 0], [0.25, 0], [0.25, 1], [0, 1]]\n[video]\njpeg_quality = 95\n",
@@ -351,6 +364,7 @@ fn masks_and_hidden_objects_are_black_in_every_picture() {
 
 #[test]
 fn a_dead_camera_says_so_with_the_time_of_its_last_picture() {
+    let _turn = turn();
     let Some((mut sim, daemon)) = film("a_dead_camera_says_so_with_the_time_of_its_last_picture", "") else {
         return;
     };
@@ -372,6 +386,7 @@ fn a_dead_camera_says_so_with_the_time_of_its_last_picture() {
 
 #[test]
 fn what_cannot_be_shown_is_refused_with_a_reason() {
+    let _turn = turn();
     let Some((_sim, daemon)) =
         film("what_cannot_be_shown_is_refused_with_a_reason", "[video]\nmax_viewers = 1\n")
     else {
@@ -420,6 +435,7 @@ fn gstreamer_plays(url: &str, frames: usize) -> usize {
 
 #[test]
 fn rtsp_out_plays_in_ffmpeg_over_tcp_and_udp_with_one_encode_for_all() {
+    let _turn = turn();
     let port = free_port();
     let Some((mut sim, daemon)) = film(
         "rtsp_out_plays_in_ffmpeg_over_tcp_and_udp_with_one_encode_for_all",
@@ -473,6 +489,7 @@ fn rtsp_out_plays_in_ffmpeg_over_tcp_and_udp_with_one_encode_for_all() {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "other processes have no clock of ours")]
 fn who_joins_an_rtsp_stream_has_a_picture_at_once() {
+    let _turn = turn();
     let port = free_port();
     let Some((_sim, daemon)) = film(
         "who_joins_an_rtsp_stream_has_a_picture_at_once",
@@ -496,6 +513,7 @@ fn who_joins_an_rtsp_stream_has_a_picture_at_once() {
 
 #[test]
 fn rtsp_out_asks_who_watches() {
+    let _turn = turn();
     if !ready("rtsp_out_asks_who_watches") {
         return;
     }
@@ -520,6 +538,7 @@ fn rtsp_out_asks_who_watches() {
 
 #[test]
 fn an_encoder_that_fails_is_replaced_and_one_stream_too_many_is_refused() {
+    let _turn = turn();
     if !ready("an_encoder_that_fails_is_replaced_and_one_stream_too_many_is_refused") {
         return;
     }
@@ -565,6 +584,7 @@ fn viewer(url: &str) -> std::process::Child {
 
 #[test]
 fn a_stuck_rtsp_viewer_holds_nobody_up() {
+    let _turn = turn();
     let port = free_port();
     let Some((_sim, mut daemon)) = film(
         "a_stuck_rtsp_viewer_holds_nobody_up",
