@@ -86,7 +86,7 @@ pub struct Kernels {
 /// What [`Kernels::sift`] reads and writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Sift {
-    /// f32 [slots][values][anchors].
+    /// f32, slots × values × anchors.
     pub output: CUdeviceptr,
     /// How many slots.
     pub slots: usize,
@@ -98,9 +98,9 @@ pub struct Sift {
     pub floor: f32,
     /// Rows that `found` has room for, a slot.
     pub most: usize,
-    /// i32 [slots], zero.
+    /// i32, a value a slot, all 0.
     pub counts: CUdeviceptr,
-    /// f32 [slots][most][1 + values].
+    /// f32, slots × most × (1 + values).
     pub found: CUdeviceptr,
 }
 

@@ -1,6 +1,6 @@
 //! One camera whose pictures NVDEC decodes: a GStreamer pipeline up to access units, and a decoder behind it.
 //!
-//! What the pipeline is given and what its failures mean is as in [`software::source`]. The parser cuts the stream into access units in byte
+//! What the pipeline is given and what its failures mean is as in [`crate::device::software::source`]. The parser cuts the stream into access units in byte
 //! stream format, each with its parameter sets before a key frame. A codec that NVDEC does not take ends the attempt; the
 //! camera's next one decodes in software.
 
