@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::cli::{ConfigFile, PlanArgs, PrepareArgs, TryArgs, exit, load, load_from, print};
-use crate::config::{Env, Stat, System};
+use crate::config::{Camera, Config, Env, Stat, System};
 use crate::device::software::session::load_runtime;
 use crate::fault::{Fault, Who};
 use crate::model::manifest::Manifest;
@@ -54,17 +54,15 @@ pub fn check(file: &ConfigFile, and_live: bool) -> ExitCode {
 
 /// `weir try`.
 pub fn try_model(args: &TryArgs) -> ExitCode {
-    let text = as_configuration(&args.model, args.manifest.as_deref(), &args.models, &args.source);
-    let inline = Inline { text };
-    let config = match load_from(Path::new(Inline::NAME), &inline) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    let [camera] = &config.cameras[..] else { unreachable!("the text above has one camera") };
+    let (config, camera) =
+        match from_arguments(&args.model, args.manifest.as_deref(), &args.models, &args.source) {
+            Ok(found) => found,
+            Err(code) => return code,
+        };
     let tryout = Tryout {
-        model: config.model.clone(),
-        infer: config.infer.clone(),
-        camera: camera.clone(),
+        model: config.model,
+        infer: config.infer,
+        camera,
         frames: args.frames,
         format: args.format,
         min_score: args.min_score,
@@ -78,8 +76,13 @@ pub fn try_model(args: &TryArgs) -> ExitCode {
     }
 }
 
-/// The arguments as a configuration, so that they get the same checks and the same answers.
-fn as_configuration(model: &str, manifest: Option<&str>, models: &str, source: &str) -> String {
+/// The arguments as a configuration with one camera, so that they get the same checks and the same answers.
+fn from_arguments(
+    model: &str,
+    manifest: Option<&str>,
+    models: &str,
+    source: &str,
+) -> Result<(Config, Camera), ExitCode> {
     let quoted = |text: &str| toml::Value::from(text).to_string();
     let model = if model.ends_with(".onnx") {
         let manifest = manifest.map(|m| format!("\nmanifest = {}", quoted(m)));
@@ -88,7 +91,10 @@ fn as_configuration(model: &str, manifest: Option<&str>, models: &str, source: &
         format!("name = {}\ndirs = [{}]", quoted(model), quoted(models))
     };
     let file = if source.starts_with("file:") { "\nrepeat = false\nrealtime = false" } else { "" };
-    format!("[model]\n{model}\n[cameras.try]\nsource = {}{file}\n", quoted(source))
+    let text = format!("[model]\n{model}\n[cameras.try]\nsource = {}{file}\n", quoted(source));
+    let mut config = load_from(Path::new(Inline::NAME), &Inline { text })?;
+    let camera = config.cameras.pop().expect("the text has one camera");
+    Ok((config, camera))
 }
 
 /// A configuration that is no file; everything that it names is.
@@ -163,16 +169,14 @@ pub fn prepare(args: &PrepareArgs) -> ExitCode {
 
 fn quantise(args: &PrepareArgs) -> ExitCode {
     let (model, source) = (args.file.display().to_string(), args.on.as_deref().unwrap_or_default());
-    let inline = Inline { text: as_configuration(&model, args.manifest.as_deref(), "models", source) };
-    let config = match load_from(Path::new(Inline::NAME), &inline) {
-        Ok(config) => config,
+    let (config, camera) = match from_arguments(&model, args.manifest.as_deref(), "models", source) {
+        Ok(found) => found,
         Err(code) => return code,
     };
-    let [camera] = &config.cameras[..] else { unreachable!("the text above has one camera") };
     let job = Job {
-        model: config.model.clone(),
-        infer: config.infer.clone(),
-        camera: camera.clone(),
+        model: config.model,
+        infer: config.infer,
+        camera,
         every: args.every,
         frames: args.frames,
         truth: args.truth.clone(),

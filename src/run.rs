@@ -47,7 +47,7 @@ use crate::stage::ingest::{Ingest, Never};
 use crate::stage::publish;
 use crate::stage::show::Show;
 use crate::supervise::{self, Beat};
-use crate::video::encoder::{self, Choice};
+use crate::video::encoder;
 use crate::video::{Audience, Gallery, Studio, rtsp};
 use crate::{admission, http, metrics, sink, stop};
 
@@ -159,7 +159,7 @@ impl<D: Device> Daemon<D> {
         let probes = probes(&ready, beats, &clock);
         let (bell, waiter) = bell();
         let audience = Audience::new(config.cameras.iter().map(|camera| &*camera.name), bell);
-        let encoder = Arc::new(Mutex::new(choose_encoder(&config)));
+        let encoder = Arc::new(Mutex::new(encoder::settle(config.rtsp_server.as_ref())));
         let api = http::Api {
             node: Arc::clone(&config.node),
             board: Arc::clone(&board),
@@ -363,17 +363,6 @@ fn yield_to_decoders() {
 fn yield_to(nice: i32) {
     // Linux keeps a nice value per thread (sched(7)); `None` is the calling one.
     let _ = rustix::process::setpriority_process(None, nice);
-}
-
-/// Which video encoder works here, if one is needed; says so.
-fn choose_encoder(config: &Config) -> Choice {
-    let Some(settings) = &config.rtsp_server else { return Choice::default() };
-    let choice = encoder::choose(&settings.encoders);
-    match &choice.chosen {
-        Some(chosen) => tracing::info!(encoder = chosen, others = choice.why(), "Chose the video encoder."),
-        None => tracing::error!(why = choice.why(), "No video encoder works here: RTSP out has no picture."),
-    }
-    choice
 }
 
 /// Waits for all workers, at most for the grace period.

@@ -35,6 +35,17 @@ pub struct InputSpec {
     pub std: [f32; 3],
 }
 
+impl InputSpec {
+    /// The input tensor's dimensions, for so many pictures.
+    pub fn dims(&self, count: usize) -> [usize; 4] {
+        let (w, h) = (self.width as usize, self.height as usize);
+        match self.layout {
+            Layout::Nchw => [count, 3, h, w],
+            Layout::Nhwc => [count, h, w, 3],
+        }
+    }
+}
+
 fn default_pad() -> u8 {
     114
 }

@@ -11,6 +11,12 @@ use crate::frame::{BBox, Detection};
 /// Two boxes are of the same object from this overlap on, as in PASCAL VOC.
 const SAME: f32 = 0.5;
 
+/// Takes out what overlaps most, if that is enough to be of the same object.
+fn take_same<T>(free: &mut Vec<T>, overlap: impl Fn(&T) -> f32) -> Option<T> {
+    let best = (0..free.len()).max_by(|a, b| overlap(&free[*a]).total_cmp(&overlap(&free[*b])));
+    best.filter(|i| overlap(&free[*i]) >= SAME).map(|i| free.swap_remove(i))
+}
+
 /// The old network's boxes, and what the new one made of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Agreement {
@@ -29,9 +35,7 @@ impl Agreement {
         for box_ in old.iter().filter(|d| d.score >= least) {
             self.old += 1;
             let overlap = |d: &&Detection| if d.class == box_.class { d.bbox.iou(&box_.bbox) } else { 0.0 };
-            let best = (0..free.len()).max_by(|a, b| overlap(&free[*a]).total_cmp(&overlap(&free[*b])));
-            let Some(best) = best.filter(|i| overlap(&free[*i]) >= SAME) else { continue };
-            let answer = free.swap_remove(best);
+            let Some(answer) = take_same(&mut free, overlap) else { continue };
             self.found += 1;
             self.iou += f64::from(answer.bbox.iou(&box_.bbox));
             self.score += f64::from((answer.score - box_.score).abs());
@@ -110,9 +114,7 @@ impl Precision {
         let mut found: Vec<&Detection> = found.collect();
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
         for detection in found {
-            let overlap = |b: &&BBox| b.iou(&detection.bbox);
-            let best = (0..free.len()).max_by(|a, b| overlap(&free[*a]).total_cmp(&overlap(&free[*b])));
-            let hit = best.filter(|i| overlap(&free[*i]) >= SAME).map(|i| free.swap_remove(i));
+            let hit = take_same(&mut free, |b| b.iou(&detection.bbox));
             self.found.push((detection.score, hit.is_some()));
         }
     }

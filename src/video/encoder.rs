@@ -6,6 +6,8 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use serde::Serialize;
 
+use crate::config::RtspServer;
+
 /// The first picture of a hardware encoder takes this long where it loads firmware.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -38,6 +40,17 @@ impl Choice {
         });
         failed.collect::<Vec<_>>().join("; ")
     }
+}
+
+/// The choice for RTSP out, if there is to be any; says what it is.
+pub fn settle(settings: Option<&RtspServer>) -> Choice {
+    let Some(settings) = settings else { return Choice::default() };
+    let choice = choose(&settings.encoders);
+    match &choice.chosen {
+        Some(chosen) => tracing::info!(encoder = chosen, others = choice.why(), "Chose the video encoder."),
+        None => tracing::error!(why = choice.why(), "No video encoder works here: RTSP out has no picture."),
+    }
+    choice
 }
 
 /// Tries them in this order.

@@ -28,7 +28,7 @@ use crate::device::software::session::{Output, Runtime, TensorInfo, first_line};
 use crate::fault::{Fault, Who};
 use crate::flow::detect::OutputShape;
 use crate::frame::Frame;
-use crate::model::spec::{Family, Layout, ModelSpec, Placement, TensorView};
+use crate::model::spec::{Family, ModelSpec, Placement, TensorView};
 
 /// Anchors a picture for which sifting has room; a picture with more is read whole.
 const MOST_FOUND: usize = 1024;
@@ -238,11 +238,7 @@ impl NvidiaEngine {
         let on_gpu = |ty| MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, ty);
         let allocator =
             Allocator::new(&self.session, on_gpu(MemoryType::Default).map_err(bad)?).map_err(bad)?;
-        let (w, h) = (self.spec.input.width as usize, self.spec.input.height as usize);
-        let dims = match self.spec.input.layout {
-            Layout::Nchw => [frames, 3, h, w],
-            Layout::Nhwc => [frames, h, w, 3],
-        };
+        let dims = self.spec.input.dims(frames);
         let mut input = Tensor::<f32>::new(&allocator, dims).map_err(bad)?;
         let at = input.data_ptr_mut() as CUdeviceptr;
         let bytes = dims.iter().product::<usize>() * size_of::<f32>();

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config;
 use crate::device::canvas::{Canvas, Colour};
-use crate::device::software::preprocess::{ChromaSite, Geometry, Matrix, PixelFormat, Planes, Range};
+use crate::device::software::preprocess::{Geometry, PixelFormat, Planes};
 use crate::device::software::{self, session};
 use crate::device::{Device, Happening, Picture, Sink};
 use crate::fault::{Fault, Who};
@@ -199,13 +199,7 @@ impl Device for Nvidia {
     }
 
     fn picture(&self, still: Still) -> Result<Pixels, Fault> {
-        let geometry = Geometry {
-            size: still.size,
-            format: PixelFormat::I420,
-            matrix: Matrix::Bt601,
-            range: Range::Full,
-            chroma: ChromaSite::Center,
-        };
+        let geometry = Geometry::of_still(still.size);
         let (half, rows) = Still::half(still.size);
         let width = still.size.width as usize;
         let luma = width * still.size.height as usize;

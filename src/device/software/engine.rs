@@ -11,7 +11,7 @@ use crate::device::{Engine, Outputs};
 use crate::fault::{Fault, Who};
 use crate::flow::detect::OutputShape;
 use crate::frame::Frame;
-use crate::model::spec::{Layout, ModelSpec, Placement, TensorView};
+use crate::model::spec::{ModelSpec, Placement, TensorView};
 
 /// Batch sizes that are tried, ascending.
 pub(crate) const RUNGS: [usize; 6] = [1, 2, 4, 8, 16, 32];
@@ -73,12 +73,7 @@ impl SoftwareEngine {
 
     /// What the first `count` slots hold, with its dimensions.
     pub fn input(&self, count: usize) -> ([usize; 4], &[f32]) {
-        let (w, h) = (self.spec.input.width as usize, self.spec.input.height as usize);
-        let dims = match self.spec.input.layout {
-            Layout::Nchw => [count, 3, h, w],
-            Layout::Nhwc => [count, h, w, 3],
-        };
-        (dims, &self.tensor[..count * self.slot_len])
+        (self.spec.input.dims(count), &self.tensor[..count * self.slot_len])
     }
 
     /// Leaves rungs above `most` out.
@@ -101,11 +96,7 @@ pub(crate) fn check_input(inputs: &[session::TensorInfo], spec: &ModelSpec) -> R
             names.join(", ")
         )));
     };
-    let (w, h) = (spec.input.width as usize, spec.input.height as usize);
-    let wanted = match spec.input.layout {
-        Layout::Nchw => [3, h, w],
-        Layout::Nhwc => [h, w, 3],
-    };
+    let [_, wanted @ ..] = spec.input.dims(1);
     let fits = input.dims.len() == 4
         && input.dims[1..].iter().zip(wanted).all(|(found, wanted)| found.is_none_or(|f| f == wanted));
     if input.name != spec.input.name || !fits {
@@ -150,11 +141,7 @@ impl Engine for SoftwareEngine {
 
     fn run(&mut self, count: usize) -> Result<session::Outputs, Fault> {
         // Not by `input`, which would borrow the session too.
-        let (w, h) = (self.spec.input.width as usize, self.spec.input.height as usize);
-        let dims = match self.spec.input.layout {
-            Layout::Nchw => [count, 3, h, w],
-            Layout::Nhwc => [count, h, w, 3],
-        };
+        let dims = self.spec.input.dims(count);
         self.session.run(&self.spec.input.name, &dims, &self.tensor[..count * self.slot_len])
     }
 }

@@ -49,13 +49,7 @@ impl Pixels {
 
     /// A still picture, not copied.
     pub fn still(still: Still) -> Pixels {
-        let geometry = Geometry {
-            size: still.size,
-            format: PixelFormat::I420,
-            matrix: Matrix::Bt601,
-            range: Range::Full,
-            chroma: ChromaSite::Center,
-        };
+        let geometry = Geometry::of_still(still.size);
         Pixels { store: Store::Still(still.i420), geometry }
     }
 

@@ -6,7 +6,7 @@ use super::{Constants, OPSET, Plan, Range, Role, constants, opset, refuse, role}
 use crate::fault::Fault;
 use crate::model::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorType,
-    TypeProto, TypeValue, ValueInfoProto, attribute_type, data_type,
+    TypeProto, TypeValue, ValueInfoProto, data_type, int,
 };
 
 /// The largest weight: see [`super`].
@@ -255,15 +255,6 @@ impl Work<'_> {
 
 fn dequantised(name: &str) -> String {
     format!("{name}/f")
-}
-
-fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        r#type: Some(attribute_type::INT),
-        i: Some(value),
-        ..Default::default()
-    }
 }
 
 /// A float tensor's values, wherever the file keeps them.

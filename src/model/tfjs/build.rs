@@ -41,15 +41,6 @@ pub struct Builder {
     sums: HashMap<String, String>,
 }
 
-pub fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        name: text(name),
-        r#type: Some(attribute_type::INT),
-        i: Some(value),
-        ..Default::default()
-    }
-}
-
 pub fn float(name: &str, value: f32) -> AttributeProto {
     AttributeProto {
         name: text(name),

@@ -5,11 +5,12 @@
 
 mod shapes;
 
-use super::build::{Builder, Pad, float, int, ints, string};
+use super::build::{Builder, Pad, float, ints, string};
 use super::read::Node;
 use super::value::{
     Const, Data, Dim, Tensor, Value, axes, broadcast_dims, first_axes, permute, permute_axes,
 };
+use crate::model::onnx::int;
 
 /// TensorFlow's picture layout, stored as ONNX wants it.
 const NHWC_IN_NCHW: [usize; 4] = [0, 2, 3, 1];

@@ -78,6 +78,19 @@ pub struct Geometry {
     pub chroma: ChromaSite,
 }
 
+impl Geometry {
+    /// That of every [`crate::frame::Still`] of this size.
+    pub fn of_still(size: Size) -> Geometry {
+        Geometry {
+            size,
+            format: PixelFormat::I420,
+            matrix: Matrix::Bt601,
+            range: Range::Full,
+            chroma: ChromaSite::Center,
+        }
+    }
+}
+
 /// A decoded picture where it lies. Each row starts `stride` bytes after the one before; the bytes
 /// between a row's end and the next row's start are never read.
 #[derive(Clone, Copy)]

@@ -1,6 +1,5 @@
 //! Operators that compute nothing: they move values, join and cut them, or ask for a shape.
 
-use super::super::build::int;
 use super::*;
 
 impl Op<'_> {
