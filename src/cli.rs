@@ -331,8 +331,12 @@ fn dispatch(command: Command) -> ExitCode {
 /// # Errors
 /// The exit code for a configuration that cannot be used.
 pub fn load(file: &ConfigFile) -> Result<Config, ExitCode> {
-    let path = file.config.clone().unwrap_or_else(|| default_file(&System));
-    load_from(&path, &System)
+    load_from(&place(file), &System)
+}
+
+/// Where the configuration is.
+pub fn place(file: &ConfigFile) -> PathBuf {
+    file.config.clone().unwrap_or_else(|| default_file(&System))
 }
 
 /// The same from anywhere.

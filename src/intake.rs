@@ -78,6 +78,11 @@ impl<P> Port<P> {
                 ledger.settle(Fate::Failed);
                 return;
             }
+            // A source's last frame may come while its camera is being taken out.
+            if !rings.batcher.has(self.camera) {
+                ledger.settle(Fate::Skipped);
+                return;
+            }
             rings.batcher.push(frame.stamp.decoded, key, frame);
             rings.batcher.take_dropped(&mut dropped);
         }
@@ -123,6 +128,9 @@ impl<P> Port<P> {
         let now = self.shared.clock.now();
         let (wanted, level) = {
             let mut rings = self.shared.lock();
+            if !rings.batcher.has(self.camera) {
+                return false;
+            }
             (rings.batcher.wants(now, self.camera, kind), rings.batcher.level(self.camera))
         };
         self.shared.board.camera(self.camera).set_decode(level);
@@ -138,7 +146,12 @@ impl<P> Port<P> {
 
     /// The camera stopped delivering: the others need not wait for it any more.
     pub fn offline(&self) {
-        self.shared.lock().batcher.offline(self.camera);
+        {
+            let mut rings = self.shared.lock();
+            if rings.batcher.has(self.camera) {
+                rings.batcher.offline(self.camera);
+            }
+        }
         self.shared.board.camera(self.camera).set_decode(Level::All);
         self.shared.bell.ring();
     }
@@ -148,6 +161,31 @@ impl<P> Port<P> {
         let ledger = &self.shared.board.camera(self.camera).ledger;
         ledger.admit();
         ledger.settle(Fate::DecodeError);
+    }
+}
+
+/// Where cameras come and go while the engine runs.
+pub struct Harbour<P>(Arc<Shared<P>>);
+
+impl<P> Harbour<P> {
+    /// A camera comes: its port.
+    pub fn open(&self, camera: CameraId, settings: CameraSettings) -> Port<P> {
+        self.close(camera);
+        self.0.lock().batcher.add_camera(camera, settings);
+        self.0.ports.fetch_add(1, Relaxed);
+        Port { shared: Arc::clone(&self.0), camera }
+    }
+
+    /// A camera goes. What still waits of it is left out.
+    pub fn close(&self, camera: CameraId) {
+        let mut dropped = Vec::new();
+        {
+            let mut rings = self.0.lock();
+            rings.batcher.remove_camera(camera);
+            rings.batcher.take_dropped(&mut dropped);
+        }
+        self.0.room.notify_all();
+        self.0.settle(dropped);
     }
 }
 
@@ -169,18 +207,17 @@ pub enum Next {
     Closed,
 }
 
-/// Makes the edge with one port a camera.
+/// Makes the edge with one port for each of these; more come through [`Intake::harbour`].
 pub fn intake<P>(
     settings: Settings,
-    cameras: &[CameraSettings],
+    cameras: &[(CameraId, CameraSettings)],
     board: &Arc<Board>,
     clock: &Arc<dyn Clock>,
     beat: Beat,
 ) -> (Vec<Port<P>>, Intake<P>) {
     let mut batcher = Batcher::new(settings);
-    let ids = (0..).map(CameraId).zip(cameras);
-    for (id, camera) in ids.clone() {
-        batcher.add_camera(id, camera.clone());
+    for (id, camera) in cameras {
+        batcher.add_camera(*id, camera.clone());
     }
     let (bell, waiter) = bell();
     let shared = Arc::new(Shared {
@@ -191,11 +228,17 @@ pub fn intake<P>(
         board: Arc::clone(board),
         clock: Arc::clone(clock),
     });
-    let ports = ids.map(|(camera, _)| Port { shared: Arc::clone(&shared), camera }).collect();
+    let port = |(camera, _): &(CameraId, _)| Port { shared: Arc::clone(&shared), camera: *camera };
+    let ports = cameras.iter().map(port).collect();
     (ports, Intake { shared, waiter, beat })
 }
 
 impl<P> Intake<P> {
+    /// Where cameras come and go.
+    pub fn harbour(&self) -> Harbour<P> {
+        Harbour(Arc::clone(&self.shared))
+    }
+
     /// From now on the batcher waits like this.
     pub fn steer(&self, wait: Wait) {
         self.shared.lock().batcher.steer(wait);

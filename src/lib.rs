@@ -45,6 +45,7 @@ pub mod live;
 pub mod log;
 pub mod plan;
 pub mod quantise;
+pub mod roster;
 pub mod run;
 pub mod stop;
 pub mod supervise;

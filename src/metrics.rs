@@ -31,7 +31,7 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
@@ -206,7 +206,7 @@ impl Exporter {
 /// The handles that mirror a [`Board`].
 pub struct BoardGauges {
     board: Arc<Board>,
-    cameras: Vec<CameraHandles>,
+    cameras: Mutex<Vec<CameraHandles>>,
 }
 
 struct CameraHandles {
@@ -230,24 +230,28 @@ fn copy_admission(board: &Board) {
         gauge!("weir_admission_ceiling", "ceiling" => ceiling.name())
             .set(f64::from(ceiling == state.ceiling));
     }
-    for (card, fps) in board.cameras().iter().zip(&state.fair) {
+    for (card, fps) in board.cameras().zip(&state.fair) {
         gauge!("weir_fair_fps", "camera" => card.name.to_string()).set(*fps);
     }
 }
 
 impl BoardGauges {
-    /// Handles for every camera of the board.
+    /// Of this board.
     pub fn new(board: Arc<Board>) -> Self {
-        let cameras = board.cameras().iter().map(CameraHandles::new).collect();
-        BoardGauges { board, cameras }
+        BoardGauges { board, cameras: Mutex::default() }
     }
 
     fn copy(&self) {
         copy_flow(&self.board.flow);
         copy_requests(&self.board.requests);
         copy_admission(&self.board);
-        for (card, handles) in self.board.cameras().iter().zip(&self.cameras) {
-            handles.copy(card);
+        // Handles are made once, when a camera is first told of.
+        let mut cameras = self.cameras.lock().unwrap_or_else(PoisonError::into_inner);
+        for (place, card) in self.board.cameras().enumerate() {
+            if place == cameras.len() {
+                cameras.push(CameraHandles::new(card));
+            }
+            cameras[place].copy(card);
         }
     }
 }

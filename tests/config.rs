@@ -498,3 +498,34 @@ mod mutations {
         }
     }
 }
+
+#[test]
+fn between_two_configurations_cameras_come_change_and_go() {
+    let world = World::usual().file("a-password", "one").file("other-video.mp4", "");
+    let camera =
+        |name: &str, rest: &str| format!("[cameras.{name}]\nsource = \"rtsp://10.0.0.1/{name}\"\n{rest}\n");
+    let secret = "user = \"u\"\npassword_file = \"a-password\"";
+    let model = "[model]\nname = \"demo\"\n";
+    let text = |rest: &[String]| format!("{model}{}", rest.concat());
+    let load = |world: &World, text: &str| world.load(text).expect("it is good").0;
+    let old = text(&[camera("stays", ""), camera("goes", ""), camera("secret", secret), camera("zoned", "")]);
+    let before = load(&world, &old);
+    assert!(weir::config::between(&before, &load(&world, &old)).is_empty());
+
+    let new = text(&[
+        camera("comes", ""),
+        camera("stays", ""),
+        camera("secret", secret),
+        camera("zoned", "max_fps = 5"),
+        "[batcher]\nmax_wait_ms = 7\n[track]\nlost_ms = 3000\n".to_owned(),
+    ]);
+    // The password is another one, though the file's text is the same.
+    let after = load(&world.file("a-password", "two"), &new);
+    let changes = weir::config::between(&before, &after);
+    let names =
+        |cameras: &[weir::config::Camera]| cameras.iter().map(|c| c.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(&changes.added), ["comes"]);
+    assert_eq!(names(&changes.changed), ["secret", "zoned"]);
+    assert_eq!(changes.removed, ["goes".into()]);
+    assert_eq!(changes.restart, ["[batcher]", "[track]"]);
+}

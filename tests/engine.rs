@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, unbounded};
 use weir::board::Board;
 use weir::clock::{Clock, SystemClock, Tick, Wall, bell};
-use weir::config::{DropPolicy, Priority};
+use weir::config::DropPolicy;
 use weir::device::Device;
 use weir::device::scripted::{Scripted, ScriptedOutputs};
 use weir::fault::{Fault, Who};
@@ -41,7 +41,8 @@ fn rig(most: usize, mut script: impl FnMut(usize) -> Result<(), Fault> + Send + 
         ..CameraSettings::default()
     };
     let beat = Beat::new(clock.now());
-    let (ports, intake) = intake(settings, &[camera.clone(), camera], &board, &clock, beat);
+    let (ports, intake) =
+        intake(settings, &[(CameraId(0), camera.clone()), (CameraId(1), camera)], &board, &clock, beat);
     let mut runs = 0;
     let device = Scripted::new(
         most,
@@ -60,7 +61,6 @@ fn rig(most: usize, mut script: impl FnMut(usize) -> Result<(), Fault> + Send + 
         intake,
         engine,
         pacer: Pacer::new(objective, curve),
-        priorities: vec![Priority::Realtime; 2],
         results: tx,
         board: Arc::clone(&board),
         clock,
@@ -129,13 +129,12 @@ fn frames_that_wait_at_the_stop_are_still_inferred() {
         .try_iter()
         .map(|work| match work {
             Work::Batch { frames, .. } => frames.len(),
-            Work::Lost { .. } => 0,
+            Work::Joined { .. } | Work::Lost { .. } => 0,
         })
         .sum();
     let dropped: u64 = rig
         .board
         .cameras()
-        .iter()
         .map(|c| c.ledger.read().of(Fate::Skipped) + c.ledger.read().of(Fate::Overrun))
         .sum();
     assert_eq!(sent as u64 + dropped, 10);

@@ -4,6 +4,7 @@
 //! hold no `Option` that is always set, and no secret that `Debug` would print. Every key is said once, in
 //! [`keys`]: its type, range, default and meaning.
 
+mod change;
 mod check;
 mod env;
 mod file;
@@ -24,8 +25,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
+pub use change::{Changes, between};
 pub use env::{Env, Stat, System};
 pub use problem::{Problem, Report};
 
@@ -111,7 +113,7 @@ pub fn reference() -> String {
 }
 
 /// `[model]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     /// The `.onnx` file. From `path`, or found by `name` in `[model] dirs`.
     pub file: PathBuf,
@@ -122,7 +124,7 @@ pub struct Model {
 }
 
 /// `[infer]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Infer {
     /// `onnxruntime = "…/libonnxruntime.so"`; absent: searched where `weir --help` says.
     pub onnxruntime: Option<PathBuf>,
@@ -280,7 +282,7 @@ pub struct Tenant {
 }
 
 /// `[mqtt]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mqtt {
     /// From `url = "mqtt://HOST:PORT"` or `mqtts://`.
     pub host: String,
@@ -299,7 +301,7 @@ pub struct Mqtt {
 }
 
 /// TLS towards the broker. The host name is always verified.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MqttTls {
     /// A PEM file with the CA to trust; absent: the system's.
     pub ca_file: Option<PathBuf>,
@@ -314,6 +316,12 @@ pub struct Login {
     pub password: SecretString,
 }
 
+impl PartialEq for Login {
+    fn eq(&self, other: &Self) -> bool {
+        self.user == other.user && self.password.expose_secret() == other.password.expose_secret()
+    }
+}
+
 /// `[video]`: pictures for people.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Video {
@@ -326,7 +334,7 @@ pub struct Video {
 }
 
 /// `[rtsp_server]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RtspServer {
     /// Default 127.0.0.1:8554.
     pub bind: SocketAddr,
@@ -367,7 +375,7 @@ pub enum LogFormat {
 }
 
 /// `[cameras.NAME]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Camera {
     /// `[a-z0-9_-]`, 1 to 64 characters: safe in topics, URLs and file names.
     pub name: Arc<str>,
@@ -421,7 +429,7 @@ pub enum Hide {
 }
 
 /// Where pictures come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     /// `rtsp://` or `rtsps://`.
     Rtsp(Rtsp),
@@ -449,7 +457,7 @@ pub enum Source {
 }
 
 /// An RTSP camera.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rtsp {
     /// Without userinfo: that part is taken out where the URL is parsed.
     pub url: url::Url,

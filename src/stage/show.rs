@@ -39,8 +39,6 @@ pub struct Show<D: Device> {
     pub studio: Arc<Studio<D::Pixels>>,
     /// Rings when there is something to do.
     pub waiter: Waiter,
-    /// Cameras in order.
-    pub cameras: Vec<config::Camera>,
     /// `[video]`.
     pub settings: config::Video,
     /// For the state of cameras.
@@ -98,20 +96,18 @@ impl<D: Device> Show<D> {
     /// Runs until the daemon stops. A panic or a failing encoder costs the picture at hand, nothing else.
     pub fn run(self) {
         let clock = Arc::clone(&self.clock);
-        let mut scenes: Vec<Scene> = self
-            .cameras
-            .iter()
-            .map(|camera| Scene {
-                encoded: metrics::Encoded::new(&camera.name),
-                size: UNKNOWN,
-                shown: Tick::ZERO,
-            })
-            .collect();
+        let mut scenes: Vec<Scene> = Vec::new();
         let mut tools = Tools::new(self.settings.jpeg_quality);
         let mut looked = clock.now();
         let mut complained = None;
         while !matches!(self.stop.try_recv(), Err(TryRecvError::Disconnected)) {
             let mut worked = false;
+            // Cameras may have come.
+            scenes.extend(self.board.cameras().skip(scenes.len()).map(|card| Scene {
+                encoded: metrics::Encoded::new(&card.name),
+                size: UNKNOWN,
+                shown: Tick::ZERO,
+            }));
             for (id, scene) in (0..).map(CameraId).zip(&mut scenes) {
                 let Some(shot) = self.studio.take(id) else { continue };
                 worked = true;
@@ -129,7 +125,7 @@ impl<D: Device> Show<D> {
                 if complained.is_none_or(|at| now.since(at) > Duration::from_secs(60)) {
                     complained = Some(now);
                     tracing::error!(
-                        camera = &*self.cameras[id.index()].name,
+                        camera = &*self.board.camera(id).name,
                         "A picture cannot be shown: {problem}."
                     );
                 }
@@ -224,6 +220,7 @@ impl<D: Device> Show<D> {
             Link::Online { .. } => "No picture, though it is online".to_owned(),
             Link::Connecting => "No signal yet: connecting".to_owned(),
             Link::Offline { reason, .. } => format!("No signal: {}", reason.message),
+            Link::Removed => "No signal: the camera was taken out of the configuration".to_owned(),
         };
         let last = match card.last_picture() {
             Some(wall) => format!("Last picture {}", draw::clock(&wall.rfc3339())),

@@ -17,11 +17,12 @@ pub mod rtsp;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::board::SPARE;
 use crate::clock::{Bell, Wall};
 use crate::device::canvas::Canvas;
 use crate::flow::draw::DrawList;
@@ -89,7 +90,8 @@ pub trait Output: Send + Sync {
 
 /// Who watches, by camera.
 pub struct Audience {
-    cameras: Vec<Seats>,
+    /// By [`CameraId`]; taken when a camera first comes.
+    cameras: Box<[OnceLock<Seats>]>,
     bell: Bell,
 }
 
@@ -104,23 +106,38 @@ struct Seats {
 impl Audience {
     /// For cameras of these names. `bell` wakes the painter when somebody comes.
     pub fn new<'a>(cameras: impl IntoIterator<Item = &'a str>, bell: Bell) -> Arc<Audience> {
-        let seats = |name: &str| Seats {
+        let names: Vec<&str> = cameras.into_iter().collect();
+        let seats = (0..names.len() + SPARE).map(|_| OnceLock::new()).collect();
+        let audience = Arc::new(Audience { cameras: seats, bell });
+        for (id, name) in (0..).map(CameraId).zip(names) {
+            audience.seat(id, name);
+        }
+        audience
+    }
+
+    /// A camera that may be watched from now on.
+    pub fn seat(&self, camera: CameraId, name: &str) {
+        self.cameras[camera.index()].get_or_init(|| Seats {
             watchers: AtomicUsize::new(0),
             views: (0..View::COUNT).map(|_| watch::Sender::new(None)).collect(),
             outputs: Mutex::default(),
             meter: metrics::viewers(name),
-        };
-        Arc::new(Audience { cameras: cameras.into_iter().map(seats).collect(), bell })
+        });
+    }
+
+    fn seats(&self, camera: CameraId) -> &Seats {
+        self.cameras[camera.index()].get().expect("a camera has its seats from its first moment on")
     }
 
     /// Does anybody watch this camera?
     pub fn is_watched(&self, camera: CameraId) -> bool {
-        self.cameras.get(camera.index()).is_some_and(|seats| seats.watchers.load(Relaxed) > 0)
+        let seats = self.cameras.get(camera.index()).and_then(OnceLock::get);
+        seats.is_some_and(|seats| seats.watchers.load(Relaxed) > 0)
     }
 
     /// Watches until it is dropped.
     pub fn watch(self: &Arc<Self>, camera: CameraId, view: View) -> Watching {
-        let seats = &self.cameras[camera.index()];
+        let seats = self.seats(camera);
         let pictures = seats.views[view.index()].subscribe();
         seats.come();
         self.bell.ring();
@@ -129,7 +146,7 @@ impl Audience {
 
     /// Sends painted pictures to `output` too, until the answer is dropped.
     pub fn attach(self: &Arc<Self>, camera: CameraId, output: Arc<dyn Output>) -> Attached {
-        let seats = &self.cameras[camera.index()];
+        let seats = self.seats(camera);
         lock(&seats.outputs).push(Arc::clone(&output));
         seats.come();
         self.bell.ring();
@@ -138,18 +155,18 @@ impl Audience {
 
     /// The views that somebody looks at.
     pub fn views(&self, camera: CameraId) -> Vec<View> {
-        let seats = &self.cameras[camera.index()];
+        let seats = self.seats(camera);
         View::all().filter(|view| seats.views[view.index()].receiver_count() > 0).collect()
     }
 
     /// The outputs that are attached.
     pub fn outputs(&self, camera: CameraId) -> Vec<Arc<dyn Output>> {
-        lock(&self.cameras[camera.index()].outputs).clone()
+        lock(&self.seats(camera).outputs).clone()
     }
 
     /// A new picture for all who look at this view.
     pub fn publish(&self, camera: CameraId, view: View, shown: Shown) {
-        self.cameras[camera.index()].views[view.index()].send_replace(Some(Arc::new(shown)));
+        self.seats(camera).views[view.index()].send_replace(Some(Arc::new(shown)));
     }
 }
 
@@ -187,7 +204,7 @@ impl Watching {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.audience.cameras[self.camera.index()].go();
+        self.audience.seats(self.camera).go();
     }
 }
 
@@ -200,7 +217,7 @@ pub struct Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let seats = &self.audience.cameras[self.camera.index()];
+        let seats = self.audience.seats(self.camera);
         lock(&seats.outputs).retain(|output| !Arc::ptr_eq(output, &self.output));
         seats.go();
     }
@@ -273,7 +290,7 @@ impl<P> Studio<P> {
             }
         }
         drop(left);
-        for view in self.audience.cameras.iter().flat_map(|seats| &seats.views) {
+        for view in self.audience.cameras.iter().map_while(OnceLock::get).flat_map(|seats| &seats.views) {
             if view.receiver_count() == 0 && view.borrow().is_some() {
                 view.send_replace(None);
             }
@@ -388,7 +405,7 @@ mod tests {
         drop(viewer);
         studio.tidy();
         assert!(lock(&studio.kept).iter().map(|(key, _)| *key).eq([other]));
-        assert!(audience.cameras[0].views.iter().all(|view| view.borrow().is_none()));
+        assert!(audience.seats(DOOR).views.iter().all(|view| view.borrow().is_none()));
         drop(yard);
     }
 
