@@ -16,12 +16,11 @@
 //!
 //! Stop: the cameras' stop senders are dropped, and each stage ends when what feeds it has gone.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
-use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::board::Board;
@@ -36,7 +35,7 @@ use crate::flow::curve::Curve;
 use crate::flow::detect::Detector;
 use crate::flow::pace::{Objective, Pacer};
 use crate::frame::{CameraId, Frame, Stamp};
-use crate::intake::{Port, intake};
+use crate::intake::{Bystander, Port, intake};
 use crate::model::spec::ModelSpec;
 use crate::outbox::Outbox;
 use crate::request::CLASSES;
@@ -47,7 +46,7 @@ use crate::stage::ingest::{Ingest, Never};
 use crate::stage::publish;
 use crate::stage::show::Show;
 use crate::supervise::{self, Beat};
-use crate::video::encoder;
+use crate::video::encoder::Encoders;
 use crate::video::{Audience, Gallery, Studio, rtsp};
 use crate::{admission, http, metrics, sink, stop};
 
@@ -82,6 +81,16 @@ pub fn run(config: Config) -> Result<(), Fault> {
             Daemon { config, device: Arc::new(device), spec, clock }.run(listener)
         }
     }
+}
+
+/// The same on a device of the caller's own, whose network this describes.
+///
+/// # Errors
+/// What kept it from starting, or made it stop.
+pub fn run_on<D: Device>(config: Config, device: D, spec: Arc<ModelSpec>) -> Result<(), Fault> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let listener = http::bind(config.http.bind)?;
+    Daemon { config, device: Arc::new(device), spec, clock }.run(listener)
 }
 
 enum Chosen {
@@ -159,7 +168,7 @@ impl<D: Device> Daemon<D> {
         let probes = probes(&ready, beats, &clock);
         let (bell, waiter) = bell();
         let audience = Audience::new(config.cameras.iter().map(|camera| &*camera.name), bell);
-        let encoder = Arc::new(Mutex::new(encoder::settle(config.rtsp_server.as_ref())));
+        let encoders = Encoders::settle(&config);
         let api = http::Api {
             node: Arc::clone(&config.node),
             board: Arc::clone(&board),
@@ -176,10 +185,8 @@ impl<D: Device> Daemon<D> {
             },
             audience: Arc::clone(&audience),
             devices: {
-                let encoder = Arc::clone(&encoder);
-                Arc::new(
-                    move || json!({ "video_encoder": *encoder.lock().unwrap_or_else(PoisonError::into_inner) }),
-                )
+                let encoders = Arc::clone(&encoders);
+                Arc::new(move || encoders.report())
             },
         };
         let net = Net::start(&config, listener, api)?;
@@ -187,10 +194,7 @@ impl<D: Device> Daemon<D> {
         let studio = Arc::new(Studio::<D::Pixels>::new(Arc::clone(&audience)));
         // It ends when this is dropped.
         let rtsp = match &config.rtsp_server {
-            Some(settings) => {
-                let names: Vec<_> = config.cameras.iter().map(|camera| Arc::clone(&camera.name)).collect();
-                Some(rtsp::Server::start(settings, &names, &audience, encoder)?)
-            }
+            Some(settings) => Some(rtsp::Server::start(settings, &audience, encoders, &clock)?),
             None => None,
         };
 
@@ -212,6 +216,7 @@ impl<D: Device> Daemon<D> {
         };
         let priorities = config.cameras.iter().map(|camera| camera.priority).collect();
         let (mut ports, intake) = intake::<D::Pixels>(settings, &camera_settings, &board, &clock, infer_beat);
+        intake.tell(Arc::clone(&studio) as Arc<dyn Bystander<D::Pixels>>);
         let request_ports = ports.split_off(config.cameras.len());
         let (handed, engine_outputs) = bounded(1);
 
@@ -269,6 +274,7 @@ impl<D: Device> Daemon<D> {
                 beat: analyze_beat,
                 gallery: Arc::clone(&studio) as Arc<dyn Gallery>,
                 trail: config.video.trail,
+                style: config.video.style,
             };
             let alive = alive.clone();
             supervise::stage("analyze", fatal.clone(), move || {
@@ -313,6 +319,7 @@ impl<D: Device> Daemon<D> {
                 events: events.clone(),
                 analyze: results.clone(),
                 stop: stopped.clone(),
+                tap: rtsp.as_ref().and_then(|rtsp| rtsp.add(id, camera)),
             };
             let alive = alive.clone();
             workers.push(supervise::spawn(&format!("cam-{}", camera.name), move || {

@@ -89,6 +89,8 @@ pub struct Analyze<O> {
     pub gallery: Arc<dyn Gallery>,
     /// How much of its past a track's trail shows.
     pub trail: Duration,
+    /// What is painted.
+    pub style: config::Style,
 }
 
 /// Which detections count at all.
@@ -130,7 +132,7 @@ impl<O: Outputs> Analyze<O> {
             .map(|camera| Scene {
                 tracker: Tracker::new(self.track.clone()),
                 rules: Rules::new(camera, &self.labels, &self.settings),
-                artist: Artist::new(Arc::clone(&camera.name), &camera.privacy, &self.labels, self.trail),
+                artist: self.artist(camera),
                 latency: metrics::event_latency(&camera.name),
             })
             .collect();
@@ -180,6 +182,11 @@ impl<O: Outputs> Analyze<O> {
                 meter.record(self.clock.now().since(began));
             }
         }
+    }
+
+    fn artist(&self, camera: &config::Camera) -> Artist {
+        let name = Arc::clone(&camera.name);
+        Artist::new(name, &camera.privacy, &self.labels, self.trail, self.style)
     }
 
     /// Frames that were in the engine when their camera was lost may have started tracks since: time ends them.
