@@ -210,7 +210,7 @@ pub fn configure(encoder: &gst::Element, kbps: u32) {
             set("speed-preset", "ultrafast");
             set("bitrate", &kbps.to_string());
             set("key-int-max", &gop);
-            set("option-string", "pools=1:frame-threads=1:bframes=0:repeat-headers=1:log-level=error");
+            set("option-string", "pools=1:bframes=0:repeat-headers=1:log-level=error");
         }
         "nvh264enc" | "nvh265enc" => {
             set("preset", "low-latency-hq");

@@ -60,8 +60,8 @@ struct Encoder {
     failed: Arc<Mutex<Option<String>>>,
     /// Times of pictures that are in it, and when they went in.
     inside: Arc<Mutex<VecDeque<(gst::ClockTime, Tick)>>>,
-    began: Tick,
-    last: gst::ClockTime,
+    /// When the first picture arrived, and the time of the last one.
+    times: Option<(Tick, gst::ClockTime)>,
 }
 
 /// Keeps an encoder running.
@@ -128,24 +128,12 @@ impl Restream {
              ! videoconvert n-threads=1 ! {name} name=encoder ! {media} ! {parser} \
              ! {media},stream-format=byte-stream,alignment=au ! appsink name=units sync=false enable-last-sample=false"
         );
-        let began = self.clock.now();
         let made = || -> Option<Encoder> {
             let pipeline = gst::parse::launch(&line).ok()?.downcast::<gst::Pipeline>().ok()?;
             let src = pipeline.by_name("show").and_downcast::<gst_app::AppSrc>()?;
             let pad = pipeline.by_name("encoder").and_then(|encoder| encoder.static_pad("src"));
             let (failed, inside) = Default::default();
-            Some(Encoder {
-                pipeline,
-                src,
-                pad,
-                caps: None,
-                name,
-                codec,
-                failed,
-                inside,
-                began,
-                last: gst::ClockTime::ZERO,
-            })
+            Some(Encoder { pipeline, src, pad, caps: None, name, codec, failed, inside, times: None })
         };
         let encoder = made()?;
         encoder.connect(self);
@@ -252,16 +240,22 @@ impl Encoder {
             self.caps = Some(caps);
         }
         // Viewers see pictures at the distances in which they arrived, whatever the analysis took.
-        let pts = gst::ClockTime::try_from(at.since(self.began)).unwrap_or_default();
-        self.last = pts.max(self.last + gst::ClockTime::MSECOND);
+        let pts = match self.times {
+            None => gst::ClockTime::ZERO,
+            Some((first, last)) => {
+                let pts = gst::ClockTime::try_from(at.since(first)).unwrap_or_default();
+                pts.max(last + gst::ClockTime::MSECOND)
+            }
+        };
+        self.times = Some((self.times.map_or(at, |(first, _)| first), pts));
         {
             let mut inside = lock(&self.inside);
             // Those given up by the queue never come out.
             inside.truncate(8);
-            inside.push_front((self.last, now));
+            inside.push_front((pts, now));
         }
         let mut buffer = gst::Buffer::from_mut_slice(canvas.into_bytes());
-        buffer.make_mut().set_pts(self.last);
+        buffer.make_mut().set_pts(pts);
         self.src.push_buffer(buffer).is_ok()
     }
 }
