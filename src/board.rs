@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::admission::Admission;
 use crate::clock::{Tick, Wall};
-use crate::config::Priority;
+use crate::config::{Priority, Privacy};
 use crate::event::{Reason, Video};
 use crate::flow::curve::Curve;
 use crate::flow::pace::Pace;
@@ -206,6 +206,7 @@ pub struct Card {
     decode: AtomicU8,
     link: Mutex<Link>,
     terms: Mutex<Terms>,
+    privacy: Mutex<Arc<Privacy>>,
     latency: Mutex<Window>,
 }
 
@@ -220,6 +221,7 @@ impl Card {
             decode: AtomicU8::new(0),
             link: Mutex::new(Link::Connecting),
             terms: Mutex::default(),
+            privacy: Mutex::default(),
             latency: Mutex::new(Window::new(RECENT)),
         }
     }
@@ -242,6 +244,16 @@ impl Card {
     /// What it may ask of the engine.
     pub fn terms(&self) -> Terms {
         *lock(&self.terms)
+    }
+
+    /// What nobody may see of it.
+    pub fn privacy(&self) -> Arc<Privacy> {
+        Arc::clone(&lock(&self.privacy))
+    }
+
+    /// Changes what nobody may see of it.
+    pub fn set_privacy(&self, privacy: Privacy) {
+        *lock(&self.privacy) = Arc::new(privacy);
     }
 
     /// What is decoded of it.

@@ -27,7 +27,7 @@ use crate::model::spec::ModelSpec;
 use crate::stage::analyze::{Filter, Work};
 use crate::stage::ingest::{Ingest, Never};
 use crate::supervise::{self, Worker};
-use crate::video::Audience;
+use crate::video::{Audience, rtsp};
 
 /// The fastest camera that a ring is sized for.
 pub(crate) const MOST_FPS: u128 = 60;
@@ -95,6 +95,8 @@ pub struct Wiring<D: Device> {
     pub board: Arc<Board>,
     /// Viewers.
     pub audience: Arc<Audience>,
+    /// And those over RTSP; it ends with the roster.
+    pub rtsp: Option<rtsp::Server>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Towards `publish`.
@@ -243,7 +245,10 @@ impl<D: Device> Roster<D> {
             );
             return false;
         };
-        self.wiring.audience.seat(id, &camera.name);
+        // Who watches a camera that only changed goes on.
+        if !self.wiring.audience.cameras().contains(&id) {
+            self.wiring.audience.add(id, &camera.name);
+        }
         let mut settings = settings(camera);
         settings.max_fps = terms(camera, cap).max_fps;
         let port = self.wiring.harbour.open(id, settings);
@@ -258,7 +263,8 @@ impl<D: Device> Roster<D> {
     }
 
     fn launch(&mut self, id: CameraId, camera: &Camera, port: Port<D::Pixels>) -> Result<(), Fault> {
-        let Wiring { device, board, clock, events, analyze, alive, .. } = &self.wiring;
+        let Wiring { device, board, rtsp, clock, events, analyze, alive, .. } = &self.wiring;
+        board.camera(id).set_privacy(camera.privacy.clone());
         // Fails only when `analyze` is gone: the daemon is going down.
         let _ = analyze.send(Work::Joined { camera: id, settings: Box::new(camera.clone()) });
         let (stop, stopped) = bounded(0);
@@ -273,6 +279,7 @@ impl<D: Device> Roster<D> {
             events: events.clone(),
             analyze: analyze.clone(),
             stop: stopped,
+            tap: rtsp.as_ref().and_then(|rtsp| rtsp.add(id, camera)),
         };
         let alive = alive.clone();
         let worker = supervise::spawn(&format!("cam-{}", camera.name), move || {
@@ -285,8 +292,14 @@ impl<D: Device> Roster<D> {
 
     /// A camera that was told to stop goes.
     fn leave(&self, id: CameraId, ended: &Receiver<Never>, worker: Worker, is_removed: bool) {
-        let Wiring { harbour, board, clock, events, analyze, .. } = &self.wiring;
+        let Wiring { harbour, board, audience, rtsp, clock, events, analyze, .. } = &self.wiring;
         let card = board.camera(id);
+        if let Some(rtsp) = rtsp {
+            rtsp.remove(&card.name);
+        }
+        if is_removed {
+            audience.remove(id);
+        }
         if let Err(RecvTimeoutError::Disconnected) = ended.recv_timeout(LEAVE) {
             worker.join();
         } else {

@@ -16,12 +16,11 @@
 //!
 //! Stop: the cameras' stop senders are dropped, and each stage ends when what feeds it has gone.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
-use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::board::Board;
@@ -36,7 +35,7 @@ use crate::flow::curve::Curve;
 use crate::flow::detect::Detector;
 use crate::flow::pace::{Objective, Pacer};
 use crate::frame::{CameraId, Frame, Stamp};
-use crate::intake::{Port, intake};
+use crate::intake::{Bystander, Port, intake};
 use crate::model::spec::ModelSpec;
 use crate::outbox::Outbox;
 use crate::request::CLASSES;
@@ -48,7 +47,7 @@ use crate::stage::ingest::Never;
 use crate::stage::publish;
 use crate::stage::show::Show;
 use crate::supervise::{self, Beat};
-use crate::video::encoder;
+use crate::video::encoder::Encoders;
 use crate::video::{Audience, Gallery, Studio, rtsp};
 use crate::{admission, http, metrics, sink, stop};
 
@@ -86,6 +85,17 @@ pub fn run(config: Config, reread: Reread) -> Result<(), Fault> {
             Daemon { config, reread, device: Arc::new(device), spec, clock }.run(listener)
         }
     }
+}
+
+/// The same on a device of the caller's own, whose network this describes.
+///
+/// # Errors
+/// What kept it from starting, or made it stop.
+pub fn run_on<D: Device>(config: Config, device: D, spec: Arc<ModelSpec>) -> Result<(), Fault> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let listener = http::bind(config.http.bind)?;
+    let reread = Box::new(|| Err("this daemon reads its configuration once".to_owned()));
+    Daemon { config, reread, device: Arc::new(device), spec, clock }.run(listener)
 }
 
 enum Chosen {
@@ -164,7 +174,7 @@ impl<D: Device> Daemon<D> {
         let probes = probes(&ready, beats, &clock);
         let (bell, waiter) = bell();
         let audience = Audience::new(config.cameras.iter().map(|camera| &*camera.name), bell);
-        let encoder = Arc::new(Mutex::new(encoder::settle(config.rtsp_server.as_ref())));
+        let encoders = Encoders::settle(&config);
         let api = http::Api {
             node: Arc::clone(&config.node),
             board: Arc::clone(&board),
@@ -182,21 +192,15 @@ impl<D: Device> Daemon<D> {
             audience: Arc::clone(&audience),
             orders: order.clone(),
             devices: {
-                let encoder = Arc::clone(&encoder);
-                Arc::new(
-                    move || json!({ "video_encoder": *encoder.lock().unwrap_or_else(PoisonError::into_inner) }),
-                )
+                let encoders = Arc::clone(&encoders);
+                Arc::new(move || encoders.report())
             },
         };
         let net = Net::start(&config, listener, api, order)?;
 
         let studio = Arc::new(Studio::<D::Pixels>::new(Arc::clone(&audience)));
-        // It ends when this is dropped.
         let rtsp = match &config.rtsp_server {
-            Some(settings) => {
-                let names: Vec<_> = config.cameras.iter().map(|camera| Arc::clone(&camera.name)).collect();
-                Some(rtsp::Server::start(settings, &names, &audience, encoder)?)
-            }
+            Some(settings) => Some(rtsp::Server::start(settings, &audience, encoders, &clock)?),
             None => None,
         };
 
@@ -223,6 +227,7 @@ impl<D: Device> Daemon<D> {
         };
         let (mut ports, intake) = intake::<D::Pixels>(settings, &rings, &board, &clock, infer_beat);
         let harbour = intake.harbour();
+        intake.tell(Arc::clone(&studio) as Arc<dyn Bystander<D::Pixels>>);
         let request_ports = ports.split_off(config.cameras.len());
         let (handed, engine_outputs) = bounded(1);
 
@@ -279,6 +284,7 @@ impl<D: Device> Daemon<D> {
                 beat: analyze_beat,
                 gallery: Arc::clone(&studio) as Arc<dyn Gallery>,
                 trail: config.video.trail,
+                style: config.video.style,
             };
             let alive = alive.clone();
             supervise::stage("analyze", fatal.clone(), move || {
@@ -318,6 +324,7 @@ impl<D: Device> Daemon<D> {
             harbour,
             board: Arc::clone(&board),
             audience,
+            rtsp,
             clock: Arc::clone(&clock),
             events,
             analyze: results,
@@ -354,7 +361,6 @@ impl<D: Device> Daemon<D> {
         desk.close();
         drop(stop_cameras);
         workers.extend(roster.stop());
-        drop(rtsp);
         let in_time = end(workers, &all_ended, grace);
         net.stop(grace);
         for card in board.cameras() {

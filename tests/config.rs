@@ -242,6 +242,23 @@ fn every_key_arrives() {
         password_file = "porch-password"
         prefix = "site/weir"
         max_inflight = 9
+        [video]
+        max_viewers = 3
+        jpeg_quality = 70
+        trail_ms = 0
+        line_width = 4.5
+        label_size = 20
+        labels = false
+        camera_name = false
+        clock = false
+        [rtsp_server]
+        bind = "127.0.0.1:0"
+        encoders = ["x264enc", "x265enc"]
+        max_streams = 2
+        bitrate_kbps = 900
+        max_width = 640
+        max_fps = 12.5
+        show = "all"
         [log]
         format = "json"
         level = "info,weir::stage=debug"
@@ -259,6 +276,16 @@ fn every_key_arrives() {
         stall_ms = 700
         zones.door = { polygon = [[0, 0], [1, 0], [1, 1]], dwell_ms = 900, classes = ["person"] }
         lines.gate = { ends = [[0, 0.5], [1, 0.5]] }
+        masks.left.polygon = [[0, 0], [0.25, 0], [0.25, 1]]
+        [cameras.zulu.restream]
+        codec = "h265"
+        bitrate_kbps = 500
+        max_width = 320
+        max_fps = 5
+        always = true
+        show = "analysed"
+        raw = false
+        raw_shows_hidden = true
         [cameras.alpha]
         tenant = "lab"
         source = "file:video.mp4"

@@ -8,7 +8,9 @@ mod daemon;
 #[path = "support/wait.rs"]
 mod wait;
 
-use daemon::{Daemon, Sim, ready};
+use std::process::Command;
+
+use daemon::{Daemon, Sim, free_port, ready};
 use serde_json::{Value, json};
 use wait::until;
 
@@ -24,6 +26,26 @@ fn names(daemon: &Daemon) -> Vec<String> {
     let list: Value = serde_json::from_str(&text).expect("the API speaks JSON");
     let cameras = list["cameras"].as_array().expect("it lists cameras");
     cameras.iter().map(|c| c["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+/// What a viewer gets at `rtsp://…/NAME`; `None`: nothing.
+fn codec(port: u16, camera: &str) -> Option<String> {
+    let mut probe = Command::new("ffprobe");
+    probe.args([
+        "-v",
+        "error",
+        "-rtsp_transport",
+        "tcp",
+        "-analyzeduration",
+        "100000",
+        "-timeout",
+        "10000000",
+        "-show_entries",
+        "stream=codec_name",
+    ]);
+    let output = probe.args(["-of", "csv=p=0"]).arg(format!("rtsp://127.0.0.1:{port}/{camera}")).output();
+    let text = String::from_utf8(output.expect("ffprobe is there").stdout).expect("it prints text");
+    Some(text.trim().to_owned()).filter(|codec| !codec.is_empty())
 }
 
 fn inferred(daemon: &Daemon, camera: &str) -> u64 {
@@ -48,26 +70,31 @@ fn cameras_come_change_and_go_while_the_others_run() {
     let sim = Sim::start(&["--pattern", "ball", "--size", "320x240", "--fps", "2"]);
     let rtsp = format!("[cameras.gate]\nsource = {:?}\n", sim.url);
     let zone = "[cameras.yard.zones.all]\npolygon = [[0, 0], [1, 0], [1, 1], [0, 1]]\n";
-    let daemon = Daemon::start(&[pattern("door", ""), pattern("yard", "")].concat());
+    let port = free_port();
+    let server = format!("[rtsp_server]\nbind = \"127.0.0.1:{port}\"\n");
+    let file = |cameras: &[&str]| format!("{server}{}", cameras.concat());
+    let daemon = Daemon::start(&file(&[&pattern("door", ""), &pattern("yard", "")]));
     daemon.wait_state("door", "online");
     daemon.wait_state("yard", "online");
+    assert_eq!(codec(port, "door").as_deref(), Some("h264"));
+    assert_eq!(codec(port, "gate"), None);
 
     // One comes, by HTTP.
-    daemon.rewrite(&[pattern("door", ""), pattern("yard", ""), rtsp.clone()].concat());
+    daemon.rewrite(&file(&[&pattern("door", ""), &pattern("yard", ""), &rtsp]));
     let (status, _, body) = daemon.reload();
     assert_eq!((status, &body["added"], &body["changed"]), (200, &json!(["gate"]), &json!([])), "{body}");
     daemon.wait_state("gate", "online");
     until("the new camera is inferred", || (inferred(&daemon, "gate") > 1).then_some(()));
     assert_eq!(names(&daemon), ["door", "yard", "gate"]);
-    let picture = daemon.get("/api/v1/cameras/gate/snapshot.jpg");
-    assert!(picture.is_ok() || !matches!(picture, Err(ureq::Error::StatusCode(_))), "{picture:?}");
+    assert_eq!(codec(port, "gate").as_deref(), Some("h264"), "it can be watched");
 
     // One changes, one goes, by SIGHUP.
     let yard_before = inferred(&daemon, "yard");
-    daemon.rewrite(&[pattern("yard", "priority = \"bulk\""), zone.to_owned(), rtsp.clone()].concat());
+    daemon.rewrite(&file(&[&pattern("yard", "priority = \"bulk\""), zone, &rtsp]));
     daemon.signal("HUP");
     until("the door is gone", || (names(&daemon) == ["yard", "gate"]).then_some(()));
     assert!(matches!(daemon.get("/api/v1/cameras/door"), Err(ureq::Error::StatusCode(404))));
+    assert_eq!(codec(port, "door"), None);
     until("the yard is back", || (daemon.camera("yard")["attempts"] == 2).then_some(()));
     daemon.wait_state("yard", "online");
     until("its frames are inferred", || (inferred(&daemon, "yard") > yard_before + 1).then_some(()));
@@ -76,9 +103,7 @@ fn cameras_come_change_and_go_while_the_others_run() {
     assert_eq!(story(&daemon, "yard"), ["online", "offline changed", "online"]);
 
     // It comes back, to its old number and counters.
-    daemon.rewrite(
-        &[pattern("door", ""), pattern("yard", "priority = \"bulk\""), zone.to_owned(), rtsp].concat(),
-    );
+    daemon.rewrite(&file(&[&pattern("door", ""), &pattern("yard", "priority = \"bulk\""), zone, &rtsp]));
     assert_eq!(daemon.reload().2["added"], json!(["door"]));
     daemon.wait_state("door", "online");
     assert_eq!(daemon.camera("door")["attempts"], 2);

@@ -11,6 +11,7 @@ mod file;
 mod keys;
 mod problem;
 mod redact;
+mod restream;
 mod schema;
 mod secret;
 mod shape;
@@ -331,6 +332,94 @@ pub struct Video {
     pub jpeg_quality: u32,
     /// How much of its past a track's trail shows; zero: none. Default 1.5 s.
     pub trail: Duration,
+    /// How it is painted.
+    pub style: Style,
+}
+
+/// What is painted over pictures, and how large.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Style {
+    /// `line_width`: how thick the lines of boxes are, in thousandths of the picture's height. Default 2.8.
+    pub line: f32,
+    /// `label_size`: how high letters are, in thousandths of the picture's height. Default 28.
+    pub text: f32,
+    /// `labels`: name, number and score beside each box. Default true.
+    pub labels: bool,
+    /// `camera_name`: in the upper left corner. Default true.
+    pub name: bool,
+    /// `clock`: when the frame arrived, in the upper right corner. Default true.
+    pub clock: bool,
+}
+
+impl Default for Style {
+    fn default() -> Self {
+        Style { line: 2.8, text: 28.0, labels: true, name: true, clock: true }
+    }
+}
+
+/// `[cameras.NAME.restream]`, and `[rtsp_server]` for what is not written there: a camera's way out by RTSP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Restream {
+    /// `codec`. Default H.264.
+    pub codec: Codec,
+    /// `bitrate_kbps`. Default 4000.
+    pub bitrate: u32,
+    /// `max_width`: pictures that are wider are shrunk to so many columns; absent: never.
+    pub width: Option<u32>,
+    /// `max_fps`: the most pictures a second; absent: as they come.
+    pub max_fps: Option<f32>,
+    /// `always`: encoded also while nobody watches. Default false.
+    pub always: bool,
+    /// `show`. Default analysed.
+    pub show: Show,
+    /// `raw`: the camera's own stream at /NAME/raw. Default true.
+    pub raw: bool,
+    /// `raw_shows_hidden`: even though it shows what masks and `hide` cover. Default false.
+    pub raw_shows_hidden: bool,
+}
+
+impl Default for Restream {
+    fn default() -> Self {
+        Restream {
+            codec: Codec::H264,
+            bitrate: 4000,
+            width: None,
+            max_fps: None,
+            always: false,
+            show: Show::Analysed,
+            raw: true,
+            raw_shows_hidden: false,
+        }
+    }
+}
+
+/// What video is encoded as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Codec {
+    /// H.264, which everything plays.
+    #[default]
+    H264,
+    /// H.265: half the bits, and much more work without hardware.
+    H265,
+}
+
+impl std::fmt::Display for Codec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Codec::H264 => "H.264",
+            Codec::H265 => "H.265",
+        })
+    }
+}
+
+/// Which frames are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Show {
+    /// Those that were analysed, with what was seen on them.
+    #[default]
+    Analysed,
+    /// All, at the camera's rate: those that were not analysed carry the boxes of the last one that was, marked as such.
+    All,
 }
 
 /// `[rtsp_server]`.
@@ -340,10 +429,6 @@ pub struct RtspServer {
     pub bind: SocketAddr,
     /// GStreamer's names of encoders, the best first; at least one.
     pub encoders: Vec<String>,
-    /// Kilobits a second. Default 4000.
-    pub bitrate: u32,
-    /// Pictures that are wider are shrunk to this many columns; absent: never.
-    pub width: Option<u32>,
     /// Cameras that are encoded at a time. Default 16.
     pub max_streams: usize,
     /// Whoever watches must know it (digest authentication); absent: anybody may watch.
@@ -405,6 +490,8 @@ pub struct Camera {
     pub lines: Vec<Line>,
     /// What nobody may see.
     pub privacy: Privacy,
+    /// Its way out by RTSP.
+    pub restream: Restream,
 }
 
 /// What nobody may see of a camera. Holds for every picture that leaves the box, not for the analysis.

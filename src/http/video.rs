@@ -77,7 +77,10 @@ fn open(
         refusal.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         refusal
     })?;
-    let watching = shared.api.audience.watch(camera, View::new(annotated, asked.width));
+    let view = View::new(annotated, asked.width);
+    let watching = shared.api.audience.watch(camera, view).ok_or_else(|| {
+        refuse(StatusCode::NOT_FOUND, "no_such_camera", format!("camera {name:?} has just been taken away"))
+    })?;
     Ok(Viewer { watching, _permit: permit })
 }
 

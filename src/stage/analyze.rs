@@ -94,6 +94,8 @@ pub struct Analyze<O> {
     pub gallery: Arc<dyn Gallery>,
     /// How much of its past a track's trail shows.
     pub trail: Duration,
+    /// What is painted.
+    pub style: config::Style,
 }
 
 /// Which detections count at all.
@@ -195,9 +197,14 @@ impl<O: Outputs> Analyze<O> {
         Scene {
             tracker: Tracker::new(self.track.clone()),
             rules: Rules::new(camera, &self.labels, &self.settings),
-            artist: Artist::new(Arc::clone(&camera.name), &camera.privacy, &self.labels, self.trail),
+            artist: self.artist(camera),
             latency: metrics::event_latency(&camera.name),
         }
+    }
+
+    fn artist(&self, camera: &config::Camera) -> Artist {
+        let name = Arc::clone(&camera.name);
+        Artist::new(name, &camera.privacy, &self.labels, self.trail, self.style)
     }
 
     /// Frames that were in the engine when their camera was lost may have started tracks since: time ends them.

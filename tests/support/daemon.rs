@@ -148,6 +148,29 @@ impl Daemon {
 
     /// The same with environment variables.
     pub fn spawn_with(config: &str, model: &str, env: &[(&str, &str)]) -> Daemon {
+        let mut weir = weir();
+        weir.args(["run", "-c"]);
+        Self::spawn_as(weir, config, model, env)
+    }
+
+    /// The daemon with a script for a network (`scripted-weir.rs`), once it is ready.
+    pub fn scripted(config: &str) -> Daemon {
+        let binary = Path::new(env!("CARGO_BIN_EXE_weir")).with_file_name("examples/scripted-weir");
+        assert!(binary.is_file(), "{} is missing: `cargo build --examples` first", binary.display());
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let manifest = "[model]\nname = \"scripted\"\nlicence = \"Apache-2.0\"\ndescription = \"A script.\"\nlabels = [\"mark\"]\n[input]\nname = \"images\"\nwidth = 640\nheight = 480\n[output]\nfamily = \"ssd\"\nnames = [\"scores\", \"boxes\"]\nscore_floor = 0.1\nnms_iou = 0.5\n";
+        std::fs::write(folder.join("scripted.toml"), manifest).expect("the manifest is written");
+        std::fs::write(folder.join("scripted.onnx"), "").expect("the model is written");
+        let model = format!("[model]\npath = {:?}\n", folder.join("scripted.onnx"));
+        let mut daemon = Self::spawn_as(Command::new(binary), config, &model, &[]);
+        until("the daemon is ready", || {
+            assert!(!daemon.ended(), "the daemon ended: {}", daemon.log());
+            daemon.get("/readyz").ok().map(drop)
+        });
+        daemon
+    }
+
+    fn spawn_as(mut weir: Command, config: &str, model: &str, env: &[(&str, &str)]) -> Daemon {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let port = free_port();
         let path = dir.path().join("weir.toml");
@@ -159,8 +182,7 @@ impl Daemon {
         std::os::unix::fs::symlink(root().join("pipelines"), dir.path().join("pipelines")).expect("linked");
         let log = dir.path().join("log");
         let file = std::fs::File::create(&log).expect("the log is made");
-        let child = weir()
-            .args(["run", "-c"])
+        let child = weir
             .arg(&path)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
