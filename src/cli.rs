@@ -65,7 +65,7 @@ Start here:
 pub enum Command {
     /// Run the daemon until SIGTERM or Ctrl-C
     ///
-    /// Tells systemd when it is ready (Type=notify). A second signal exits at once.
+    /// Tells systemd when it is ready (Type=notify). SIGHUP reads the cameras again. A second SIGTERM exits at once.
     #[command(
         after_long_help = "Example:\n  weir run -c /etc/weir/weir.toml\n  curl -N http://127.0.0.1:8080/api/v1/events/stream"
     )]

@@ -61,7 +61,7 @@ pub struct Config {
     pub log: Log,
     /// `[shutdown] grace_ms`: how long a stop may take before the process exits anyway. Default 10 s.
     pub grace: Duration,
-    /// `[cameras.NAME]`, in the order of the file. [`crate::frame::CameraId`] is the index.
+    /// `[cameras.NAME]`, in the order of the file. [`crate::frame::CameraId`] is the index for those that are there at start.
     pub cameras: Vec<Camera>,
 }
 
