@@ -143,7 +143,7 @@ impl Restream {
     /// The encoder for the next picture: the running one, or another if that has failed.
     fn ready<'a>(&self, state: &'a mut State) -> Option<&'a mut Encoder> {
         let failed = state.encoder.as_ref().and_then(|encoder| lock(&encoder.failed).take());
-        if let (Some(why), Some(old)) = (failed, state.encoder.take()) {
+        if let Some((why, old)) = failed.and_then(|why| Some((why, state.encoder.take()?))) {
             self.encoders.failed(&old.name);
             let next = self.encoders.pick(self.settings.codec);
             let next = next.map_or("none, there is no other".to_owned(), |(_, name)| name);

@@ -79,6 +79,8 @@ struct Feed {
     waits: bool,
     /// A moment of the stream, and the same one of the reader, in nanoseconds.
     anchor: Option<(u64, u64)>,
+    /// The latest time that was given: a new anchor lies after it.
+    latest: u64,
 }
 
 impl Units {
@@ -98,7 +100,7 @@ impl Units {
         let mut state = lock(&self.state);
         state.came += 1;
         let id = state.came;
-        let mut feed = Feed { id, src, caps: None, waits: true, anchor: None };
+        let mut feed = Feed { id, src, caps: None, waits: true, anchor: None, latest: 0 };
         if let (Some(caps), Some(key)) = (&state.caps, &state.key) {
             // A still picture now is better than none until the camera makes its next key frame.
             feed.give(caps, key);
@@ -203,9 +205,13 @@ impl Feed {
             (time, _) => time.is_none(),
         };
         let anchor = self.anchor.filter(|anchor| !strays(*anchor));
-        let anchor = *self.anchor.insert(anchor.unwrap_or((pts.nseconds(), now.unwrap_or(0))));
+        let fresh = || (pts.nseconds(), now.unwrap_or(0).max(self.latest + 1_000_000));
+        let anchor = anchor.unwrap_or_else(fresh);
+        self.anchor = Some(anchor);
         let dts = fields.dts().and_then(|dts| here(anchor, dts));
-        fields.set_pts(here(anchor, pts).map(gst::ClockTime::from_nseconds));
+        let time = here(anchor, pts);
+        self.latest = self.latest.max(time.unwrap_or(0));
+        fields.set_pts(time.map(gst::ClockTime::from_nseconds));
         fields.set_dts(dts.map(gst::ClockTime::from_nseconds));
         // Refused only by one that is being taken down.
         let _ = self.src.push_buffer(unit);
@@ -298,6 +304,19 @@ mod tests {
         drop(fed);
         units.push(&h264(), &unit(4, true, 5_120));
         assert_eq!(reader.next(), None);
+    }
+
+    #[test]
+    fn times_go_on_when_a_cameras_clock_jumps() {
+        let reader = Reader::new();
+        let units = Arc::new(Units::default());
+        let _fed = units.feed(reader.src.clone());
+        for (number, ms) in [(1, 900_000), (2, 900_040), (3, 40), (4, 80), (5, 7_000_000)] {
+            units.push(&h264(), &unit(number, true, ms));
+        }
+        let times: Vec<u64> = std::iter::from_fn(|| reader.next()).map(|(_, time)| time).collect();
+        assert_eq!(times.len(), 5);
+        assert!(times.windows(2).all(|two| two[0] < two[1] && two[1] - two[0] < 1_000), "{times:?}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use retina::codec::{CodecItem, ParametersRef};
 #[derive(Debug)]
 pub struct Seen {
     pub frames: usize,
+    pub key_frames: usize,
     pub size: (u32, u32),
     pub begins_with_key_frame: bool,
     pub times_rise: bool,
@@ -38,7 +39,8 @@ async fn session(url: &str, (user, password): (&str, &str), frames: usize) -> Re
     session.setup(0, SetupOptions::default().transport(tcp)).await.map_err(|e| e.to_string())?;
     let playing = session.play(PlayOptions::default()).await.map_err(|e| e.to_string())?;
     let mut items = playing.demuxed().map_err(|e| e.to_string())?;
-    let mut seen = Seen { frames: 0, size: (0, 0), begins_with_key_frame: false, times_rise: true };
+    let mut seen =
+        Seen { frames: 0, key_frames: 0, size: (0, 0), begins_with_key_frame: false, times_rise: true };
     let mut last = None;
     while seen.frames < frames {
         let item = items.next().await.ok_or("the stream ended")?.map_err(|e| e.to_string())?;
@@ -48,6 +50,7 @@ async fn session(url: &str, (user, password): (&str, &str), frames: usize) -> Re
         }
         seen.times_rise &= last < Some(frame.timestamp().elapsed());
         last = Some(frame.timestamp().elapsed());
+        seen.key_frames += usize::from(frame.is_random_access_point());
         seen.frames += 1;
     }
     if let Some(ParametersRef::Video(video)) = items.streams()[0].parameters() {
