@@ -131,12 +131,14 @@ pub struct Terms {
     pub weight: u32,
     /// Inferred frames a second; `None`: all.
     pub max_fps: Option<f64>,
+    /// The oldest that its frames may become before the engine takes them.
+    pub ring: Duration,
 }
 
 impl Default for Terms {
-    /// Realtime, weight 1, no cap.
+    /// Realtime, weight 1, no cap, 300 ms.
     fn default() -> Self {
-        Terms { priority: Priority::Realtime, weight: 1, max_fps: None }
+        Terms { priority: Priority::Realtime, weight: 1, max_fps: None, ring: Duration::from_millis(300) }
     }
 }
 

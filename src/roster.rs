@@ -393,7 +393,7 @@ pub fn terms(camera: &Camera, cap: Option<f64>) -> Terms {
         (Some(max), Some(cap)) => Some(max.min(cap)),
         (max, cap) => max.or(cap),
     };
-    Terms { priority: camera.priority, weight: camera.weight, max_fps }
+    Terms { priority: camera.priority, weight: camera.weight, max_fps, ring: camera.ring }
 }
 
 /// A camera's ring and turns.

@@ -39,6 +39,11 @@ fn render(shared: &Shared, id: CameraId, card: &Card) -> Value {
     camera.insert("frames".into(), frames(&card.ledger.read()).into());
     camera.insert("fps_in".into(), json!(shared.rates.fps_in(id)));
     camera.insert("latency_ms".into(), json!(latency));
+    let terms = card.terms();
+    camera.insert("priority".into(), terms.priority.name().into());
+    camera.insert("weight".into(), terms.weight.into());
+    camera.insert("max_fps".into(), json!(terms.max_fps));
+    camera.insert("ring_ms".into(), json!(terms.ring.as_millis() as u64));
     camera.insert("tracks".into(), card.tracks.load(Relaxed).into());
     camera.insert("attempts".into(), card.attempts.load(Relaxed).into());
     camera.into()

@@ -95,7 +95,11 @@ fn of(flow: &Value, cameras: &Value) -> Result<(Measured, Limits), &'static str>
         there,
     };
     let target = ms(number(&flow["slo_p95_ms"], "its target")?);
-    Ok((measured, Limits { max_batch: machine.batch, target, ring: Duration::from_millis(300) }))
+    let ring = online.iter().filter_map(|camera| camera["ring_ms"].as_f64()).fold(0.0, f64::max);
+    Ok((
+        measured,
+        Limits { max_batch: machine.batch, target, ring: ms(if ring > 0.0 { ring } else { 300.0 }) },
+    ))
 }
 
 /// One GET (RFC 9112), without TLS, proxies or redirects: a daemon is asked directly.
@@ -142,13 +146,14 @@ mod tests {
                 "decode_ns_per_pixel": 2.5, "memory_available_mb": 1000.0,
             },
         });
-        let camera = |fps: f64| json!({ "fps_in": fps, "video": { "width": 640, "height": 480 } });
+        let camera = |fps: f64| json!({ "fps_in": fps, "ring_ms": 10.0 * fps, "video": { "width": 640, "height": 480 } });
         let cameras = json!({ "cameras": [camera(10.0), camera(20.0), { "fps_in": null, "video": null }] });
         let (measured, limits) = of(&flow, &cameras).unwrap();
         // A quarter of the cores decodes: S(b) on idle cores is three quarters.
         assert_eq!(measured.machine.curve.service(1), Duration::from_millis(30));
         assert_eq!(measured.there, Some(Cameras { count: 3, fps: 15.0, width: 640, height: 480 }));
         assert_eq!((limits.max_batch, limits.target), (2, Duration::from_millis(80)));
+        assert_eq!(limits.ring, Duration::from_millis(200));
         let mut cold = flow;
         cold["admission"] = Value::Null;
         assert!(of(&cold, &cameras).is_err());
