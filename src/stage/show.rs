@@ -108,7 +108,9 @@ impl<D: Device> Show<D> {
     /// Runs until the daemon stops. A panic or a failing encoder costs the picture at hand, nothing else.
     pub fn run(self) {
         let clock = Arc::clone(&self.clock);
-        let mut scenes: HashMap<CameraId, Scene> = HashMap::new();
+        // What is not counted yet stands at 0 from the start.
+        let scene = |id: CameraId| (id, Scene::new(self.name(id)));
+        let mut scenes: HashMap<CameraId, Scene> = self.audience().cameras().into_iter().map(scene).collect();
         let mut tools = Tools::new(&self.settings);
         let mut looked = clock.now();
         let mut complained = None;

@@ -76,8 +76,7 @@ fn camera(pictures: Vec<Vec<u8>>, width: usize, height: usize, fps: u32) -> Stri
         *new.lock().unwrap() = bin.by_name("src").and_downcast();
     });
     rtsp.mount_points().unwrap().add_factory("/clock", factory);
-    let id = rtsp.attach(None).unwrap();
-    std::mem::forget(id);
+    rtsp.attach(None).unwrap();
     std::thread::spawn(move || glib::MainLoop::new(None, false).run());
     std::thread::spawn(move || {
         let _server = rtsp;

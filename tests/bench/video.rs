@@ -12,7 +12,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use weir::clock::{Tick, Wall};
-use weir::config::{Hide, Privacy};
+use weir::config::{Hide, Privacy, Style};
 use weir::device::canvas::paint::Painter;
 use weir::device::canvas::{Canvas, Colour};
 use weir::device::software::preprocess::{ChromaSite, Geometry, Matrix, PixelFormat, Planes, Range};
@@ -29,7 +29,8 @@ const ROUNDS: u32 = 100;
 fn list() -> DrawList {
     let labels: Vec<Arc<str>> = vec!["person".into()];
     let privacy = Privacy { hide: Vec::new(), hide_by: Hide::Blur, masks: Vec::new() };
-    let mut artist = Artist::new("street".into(), &privacy, &labels, Duration::from_millis(1500));
+    let mut artist =
+        Artist::new("street".into(), &privacy, &labels, Duration::from_millis(1500), Style::default());
     let mut last = None;
     for frame in 0..45u64 {
         let now = Tick::from_millis(frame * 33);

@@ -60,7 +60,7 @@ pub fn read(luma: &[u8], stride: usize, height: usize) -> Option<u32> {
     let mean = |bit: usize| {
         let inner =
             |row: &&[u8]| row[bit * BLOCK + 4..bit * BLOCK + 12].iter().map(|v| u32::from(*v)).sum::<u32>();
-        rows[4..12].iter().map(|row| inner(&row)).sum::<u32>() / 64
+        rows[4..12].iter().map(inner).sum::<u32>() / 64
     };
     let word = (0..BITS + CHECK).fold(0u64, |word, bit| word | u64::from(mean(bit) > 128) << bit);
     let number = word as u32;
