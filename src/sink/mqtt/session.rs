@@ -77,7 +77,7 @@ impl Sink {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut session = Session {
-            said: Vec::new(),
+            said: vec![None; self.wiring.board.cameras().count()],
             next_state: 0,
             sink: self,
             client,
