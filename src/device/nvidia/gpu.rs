@@ -22,6 +22,8 @@ pub struct Gpu {
     pub cuvid: Cuvid,
     /// Its name, for the log.
     pub name: String,
+    /// How many there are now.
+    pub(super) decoders: AtomicUsize,
 }
 
 impl Gpu {
@@ -54,7 +56,12 @@ impl Gpu {
         // Waiting threads sleep: a spinning one would take a core that other cameras need.
         context.set_blocking_synchronize().map_err(|e| driver("the GPU cannot be set up", &e))?;
         let name = context.name().map_err(|e| driver("the GPU does not say its name", &e))?;
-        Ok(Arc::new(Gpu { cuvid: Cuvid::open()?, context, name }))
+        Ok(Arc::new(Gpu { cuvid: Cuvid::open()?, context, name, decoders: AtomicUsize::new(0) }))
+    }
+
+    /// Video decoders that this process has now.
+    pub fn decoders(&self) -> usize {
+        self.decoders.load(Relaxed)
     }
 
     /// What the decoder can do with 4:2:0 pictures of 8 bits, for the log.
@@ -97,6 +104,17 @@ impl Gpu {
     /// When the driver refuses.
     pub fn stream(&self) -> Result<Arc<CudaStream>, Fault> {
         self.context.new_stream().map_err(|e| driver("the GPU gives no stream", &e))
+    }
+
+    /// The same, for short work that others wait for: where both could run, it goes first.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn urgent_stream(&self) -> Result<Arc<CudaStream>, Fault> {
+        let failed = |e: DriverError| driver("the GPU gives no stream", &e);
+        self.bind()?;
+        let (_, greatest) = result::stream::get_priority_range().map_err(failed)?;
+        self.context.new_stream_with_priority(greatest).map_err(failed)
     }
 }
 
