@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config, Env, System};
-use crate::{commands, tryout};
+use crate::{bundle, commands, tryout};
 
 /// Exit codes: the last two are those of BSD's sysexits.h.
 pub mod exit {
@@ -296,6 +296,9 @@ pub enum ConfigCommand {
 
 /// Reads the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
+    if let Err(fault) = bundle::enter() {
+        return commands::failed(&fault);
+    }
     match Cli::try_parse() {
         Ok(cli) => dispatch(cli.command),
         Err(error) => {

@@ -201,7 +201,7 @@ pub fn convert(manifest: &Path, from: &Path, output: &Path) -> ExitCode {
 }
 
 /// Says what went wrong; configuration faults have an exit code of their own.
-fn failed(fault: &Fault) -> ExitCode {
+pub(crate) fn failed(fault: &Fault) -> ExitCode {
     let _ = writeln!(io::stderr(), "weir: {fault}");
     ExitCode::from(if fault.who == Who::Config { exit::CONFIG } else { exit::FAILED })
 }

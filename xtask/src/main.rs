@@ -1,10 +1,11 @@
-//! The project's own commands: `cargo xtask setup | demo | test | model fetch`.
+//! The project's own commands: `cargo xtask setup | demo | test | model fetch | bundle`.
 //!
 //! They turn a machine with git and Rust into one that builds, shows and tests weir. This package needs no system
 //! library, because it is what installs them. Nothing of the daemon belongs here.
 
 mod board;
 mod browser;
+mod bundle;
 mod cache;
 mod demo;
 mod fetch;
@@ -36,6 +37,10 @@ cargo xtask COMMAND
   model fetch NAME              weights of models/NAME/model.toml into the cache
        [--pin]                  the first time: write the SHA-256 into the manifest
        [--accept-licence]       for licences that bind those who use the weights
+  bundle [--model NAME]...      a folder that runs without GStreamer on the machine, and a .tar.xz of it
+       [--debug]                the debug build
+       [--check]                and run it in a root that has nothing else
+       [--no-pack]              the folder only
 
 What is fetched goes to $WEIR_CACHE, else $XDG_CACHE_HOME/weir, else ~/.cache/weir.
 ";
@@ -102,6 +107,22 @@ fn run() -> anyhow::Result<ExitCode> {
                 }
             }
             test::run(&options)
+        }
+        "bundle" => {
+            let mut options =
+                bundle::Options { build: proc::Build::Release, models: Vec::new(), check: false, pack: true };
+            while let Some(arg) = args.next()? {
+                match arg {
+                    Long("model") => options.models.push(args.value()?.string()?),
+                    Long("debug") => options.build = proc::Build::Debug,
+                    Long("check") => options.check = true,
+                    Long("no-pack") => options.pack = false,
+                    other => return Err(other.unexpected().into()),
+                }
+            }
+            let cache = setup::run(setup::Purpose::Demo, options.build)?;
+            bundle::run(&cache, &options)?;
+            Ok(ExitCode::SUCCESS)
         }
         "model" => model_command(&mut args),
         other => bail!("there is no command `{other}`\n\n{USAGE}"),

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 
+use crate::bundle;
 use crate::cache::Cache;
 use crate::model;
 use crate::proc::{Build, build_weir, cargo, execute, line, quiet, say};
@@ -80,6 +81,11 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         for script in SCRIPTS.iter().filter(|script| Path::new(script.path).is_file()) {
             bench.step(script.path, |b| b.script(script));
         }
+        bench.step("bundle", |b| {
+            let options =
+                bundle::Options { build: Build::Debug, models: Vec::new(), check: true, pack: false };
+            bundle::run(&b.cache, &options).map(drop)
+        });
     }
     let Bench { mut totals, broken, .. } = bench;
     for name in &broken {
