@@ -4,13 +4,14 @@
 //! cannot disagree. Counters are atomics; the few words that change rarely sit behind a mutex.
 
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use crate::admission::Admission;
 use crate::clock::{Tick, Wall};
+use crate::device::accelerator::Report;
 use crate::event::{Reason, Video};
 use crate::flow::curve::Curve;
 use crate::flow::pace::Pace;
@@ -32,6 +33,8 @@ pub struct Board {
     pub flow: Flow,
     /// What the machine can take.
     pub admission: Admission,
+    /// The GPU, where there is one.
+    pub accelerator: Accelerator,
 }
 
 impl Board {
@@ -39,7 +42,13 @@ impl Board {
     pub fn new(names: impl IntoIterator<Item = Arc<str>>) -> Self {
         let cameras: Vec<Card> = names.into_iter().map(Card::new).collect();
         let requests = Requests::new(cameras.len());
-        Board { cameras, requests, flow: Flow::default(), admission: Admission::default() }
+        Board {
+            cameras,
+            requests,
+            flow: Flow::default(),
+            admission: Admission::default(),
+            accelerator: Accelerator::default(),
+        }
     }
 
     /// One camera's card.
@@ -66,6 +75,28 @@ impl Board {
             Some(card) => card.ledger.settle(fate),
             None => self.requests.settle(key, fate),
         }
+    }
+}
+
+/// Where the readings of an accelerator come from. Set once, at start; without one there is none.
+#[derive(Default)]
+pub struct Accelerator(OnceLock<Box<dyn Fn() -> Option<Report> + Send + Sync>>);
+
+impl Accelerator {
+    /// Asks `report` from now on. Later calls change nothing.
+    pub fn ask(&self, report: impl Fn() -> Option<Report> + Send + Sync + 'static) {
+        let _ = self.0.set(Box::new(report));
+    }
+
+    /// The last reading.
+    pub fn report(&self) -> Option<Report> {
+        self.0.get().and_then(|report| report())
+    }
+}
+
+impl std::fmt::Debug for Accelerator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Accelerator").field(&self.report()).finish()
     }
 }
 

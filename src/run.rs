@@ -143,7 +143,11 @@ impl<D: Device> Daemon<D> {
         }
         let board = Arc::new(Board::new(config.cameras.iter().map(|c| Arc::clone(&c.name))));
         board.flow.set_target(config.batcher.slo_p95);
-        board.admission.configure(admission::Settings::new(&config));
+        board.accelerator.ask({
+            let device = Arc::clone(&device);
+            move || device.report()
+        });
+        board.admission.configure(admission::Settings::new(&config, board.accelerator.report().is_some()));
         let outbox = Outbox::new(Arc::clone(&config.node), config.events.keep, Arc::clone(&clock));
         let ready = Arc::new(AtomicBool::new(false));
         let beats: Vec<(&'static str, Beat)> =
@@ -176,10 +180,13 @@ impl<D: Device> Daemon<D> {
             },
             audience: Arc::clone(&audience),
             devices: {
-                let encoder = Arc::clone(&encoder);
-                Arc::new(
-                    move || json!({ "video_encoder": *encoder.lock().unwrap_or_else(PoisonError::into_inner) }),
-                )
+                let (encoder, board) = (Arc::clone(&encoder), Arc::clone(&board));
+                Arc::new(move || {
+                    json!({
+                        "video_encoder": *encoder.lock().unwrap_or_else(PoisonError::into_inner),
+                        "gpus": board.accelerator.report().into_iter().collect::<Vec<_>>(),
+                    })
+                })
             },
         };
         let net = Net::start(&config, listener, api)?;

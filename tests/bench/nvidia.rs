@@ -201,7 +201,9 @@ impl Bench {
             ("nhwc graphs, the other search", Tuning { exhaustive: !base.exhaustive, ..base }),
         ];
         println!("\nengine alone, frames a second by batch, runs one behind the other");
-        println!("| set up | all rungs warm in s | 1 | 2 | 4 | 8 | 16 | 32 |\n|---|---|---|---|---|---|---|---|");
+        println!(
+            "| set up | all rungs warm in s | 1 | 2 | 4 | 8 | 16 | 32 |\n|---|---|---|---|---|---|---|---|"
+        );
         for (name, tuning) in ways {
             self.way(name, tuning, 16);
         }
@@ -209,7 +211,9 @@ impl Bench {
 
     fn engine(&self) {
         println!("\nengine alone, frames a second by batch");
-        println!("| runs | all rungs warm in s | 1 | 2 | 4 | 8 | 16 | 32 |\n|---|---|---|---|---|---|---|---|");
+        println!(
+            "| runs | all rungs warm in s | 1 | 2 | 4 | 8 | 16 | 32 |\n|---|---|---|---|---|---|---|---|"
+        );
         self.way("one at a time", Tuning::default(), 1);
         self.way("one behind the other", Tuning::default(), 16);
     }
@@ -583,8 +587,9 @@ impl Bench {
         let batches = run.batches.load(Relaxed);
         run.from.store(u64::MAX, Relaxed);
         latencies.sort_by(f64::total_cmp);
-        let at =
-            |share: f64| latencies.get((latencies.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
+        let at = |share: f64| {
+            latencies.get((latencies.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN)
+        };
         let (came, done) = (after.0 - before.0, after.1 - before.1);
         let lost = 1.0 - done as f64 / came.max(1) as f64;
         let report = self.meter.last();
@@ -609,7 +614,12 @@ impl Bench {
             .collect();
         by.sort_by(|a, b| b.1.total_cmp(&a.1));
         let by: Vec<String> = by.iter().take(6).map(|(name, used)| format!("{name} {used:.0}")).collect();
-        println!("    CPU, % of a core: {}; clock {:.0} MHz, {:?}", by.join(", "), report.sm_clock_hertz.unwrap_or(f64::NAN) / 1e6, report.throttle);
+        println!(
+            "    CPU, % of a core: {}; clock {:.0} MHz, {:?}",
+            by.join(", "),
+            report.sm_clock_hertz.unwrap_or(f64::NAN) / 1e6,
+            report.throttle
+        );
         self.note(
             format!("live {streams}"),
             json!({
@@ -620,7 +630,13 @@ impl Bench {
     }
 
     /// As `analyze`, without tracks and events.
-    fn boxes(&self, detector: &mut Detector, work: &Receiver<Work<EngineOutputs>>, board: &Board, run: &Live) {
+    fn boxes(
+        &self,
+        detector: &mut Detector,
+        work: &Receiver<Work<EngineOutputs>>,
+        board: &Board,
+        run: &Live,
+    ) {
         let mut boxes = Vec::new();
         for work in work {
             let Work::Batch { frames, outputs } = work else { continue };

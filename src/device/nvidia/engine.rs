@@ -189,8 +189,14 @@ impl NvidiaEngine {
         for frames in missing {
             for (number, lane) in self.lanes.iter_mut().enumerate() {
                 let record = self.graphs.then_some(LANES * frames + number);
-                let at =
-                    lane.bind(frames, record, &self.session, &self.outputs, &self.spec, &self.streams.network)?;
+                let at = lane.bind(
+                    frames,
+                    record,
+                    &self.session,
+                    &self.outputs,
+                    &self.spec,
+                    &self.streams.network,
+                )?;
                 lane.infer(at, &mut self.session, &self.outputs, &self.spec)?;
                 self.streams.settle()?;
             }
@@ -291,7 +297,8 @@ impl Engine for NvidiaEngine {
     fn submit(&mut self, count: usize) -> Result<(), Fault> {
         self.gpu.bind()?;
         let free = (0..self.lanes.len()).find(|lane| !self.flying.contains(lane));
-        let lane = free.ok_or_else(|| Fault::new(Who::Bug, "engine", "as many batches are in flight as can be"))?;
+        let lane =
+            free.ok_or_else(|| Fault::new(Who::Bug, "engine", "as many batches are in flight as can be"))?;
         self.pending.truncate(count);
         self.lanes[lane].loaded = std::mem::take(&mut self.pending);
         if let Err(fault) = self.start(lane, count) {

@@ -1,5 +1,6 @@
 //! The GPU itself: finding it, its memory, and what its driver's errors mean in our words.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,6 +25,9 @@ pub struct Gpu {
     pub name: String,
     /// How many there are now.
     pub(super) decoders: AtomicUsize,
+    /// What the decoder can do, by codec, chroma format and depth. To ask takes 12 ms, and 100 cameras that ask at once wait for one
+    /// another for seconds.
+    caps: Mutex<HashMap<(u32, u32, u32), DecodeCaps>>,
 }
 
 impl Gpu {
@@ -56,7 +60,13 @@ impl Gpu {
         // Waiting threads sleep: a spinning one would take a core that other cameras need.
         context.set_blocking_synchronize().map_err(|e| driver("the GPU cannot be set up", &e))?;
         let name = context.name().map_err(|e| driver("the GPU does not say its name", &e))?;
-        Ok(Arc::new(Gpu { cuvid: Cuvid::open()?, context, name, decoders: AtomicUsize::new(0) }))
+        Ok(Arc::new(Gpu {
+            cuvid: Cuvid::open()?,
+            context,
+            name,
+            decoders: AtomicUsize::new(0),
+            caps: Mutex::default(),
+        }))
     }
 
     /// Video decoders that this process has now.
@@ -81,12 +91,18 @@ impl Gpu {
     /// # Errors
     /// When the driver does not answer.
     pub fn caps(&self, codec: u32, chroma_format: u32, bit_depth_minus8: u32) -> Result<DecodeCaps, Fault> {
+        let mut known = self.caps.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (codec, chroma_format, bit_depth_minus8);
+        if let Some(caps) = known.get(&key) {
+            return Ok(*caps);
+        }
         self.bind()?;
         let mut caps = DecodeCaps { codec, chroma_format, bit_depth_minus8, ..DecodeCaps::default() };
         // SAFETY: the struct is the header's, and a context is current on this thread.
         check("the decoder does not tell what it can", unsafe {
             (self.cuvid.get_decoder_caps)(&raw mut caps)
         })?;
+        known.insert(key, caps);
         Ok(caps)
     }
 

@@ -131,8 +131,9 @@ impl Nvml {
         };
         let mut bus_id: [c_char; 32] = [0; 32];
         // SAFETY: writes at most so many bytes, the last one 0.
-        let status =
-            unsafe { sys::cuDeviceGetPCIBusId(bus_id.as_mut_ptr(), bus_id.len() as c_int, gpu.context.cu_device()) };
+        let status = unsafe {
+            sys::cuDeviceGetPCIBusId(bus_id.as_mut_ptr(), bus_id.len() as c_int, gpu.context.cu_device())
+        };
         if status != sys::CUresult::CUDA_SUCCESS {
             return Err(fault("cannot be told which GPU is meant", status as u32));
         }
@@ -235,7 +236,10 @@ impl Meter {
         let name = gpu.name.clone();
         let nothing = |why: &Fault| {
             tracing::warn!("The GPU's load is not known: {why}");
-            Meter { last: Arc::new(Mutex::new(Report { name: name.clone(), ..Report::default() })), _stop: None }
+            Meter {
+                last: Arc::new(Mutex::new(Report { name: name.clone(), ..Report::default() })),
+                _stop: None,
+            }
         };
         let nvml = match Nvml::open(gpu) {
             Ok(nvml) => nvml,
