@@ -198,13 +198,13 @@ impl Bench {
             ("nhwc", Tuning { nhwc: true, graphs: false, ..base }),
             ("graphs", Tuning { nhwc: false, graphs: true, ..base }),
             ("nhwc graphs", Tuning { nhwc: true, graphs: true, ..base }),
-            ("nhwc graphs, the other search", Tuning { exhaustive: !base.exhaustive, ..base }),
+            ("nhwc graphs, exhaustive search", Tuning { exhaustive: !base.exhaustive, ..base }),
         ];
         println!("\nengine alone, frames a second by batch, runs one behind the other");
         println!(
             "| set up | all rungs warm in s | 1 | 2 | 4 | 8 | 16 | 32 |\n|---|---|---|---|---|---|---|---|"
         );
-        for (name, tuning) in ways {
+        for (name, tuning) in ways.into_iter().filter(|(name, _)| only("WEIR_BENCH_WAYS", name)) {
             self.way(name, tuning, 16);
         }
     }
@@ -245,14 +245,20 @@ impl Bench {
             let mut row = format!("| {name} |");
             for streams in [1, 4, 16, 32, 64] {
                 let (pictures, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+                let up = AtomicUsize::new(0);
                 let seconds = std::thread::scope(|scope| {
                     for _ in 0..streams {
                         scope.spawn(|| {
+                            let mut first = true;
                             self.feed(&stream, RING + 2, &stop, |_, decoded| {
+                                up.fetch_add(usize::from(std::mem::take(&mut first)), Relaxed);
                                 pictures.fetch_add(usize::from(decoded.surface.is_some()), Relaxed);
                                 true
                             });
                         });
+                    }
+                    while up.load(Relaxed) < streams {
+                        self.wait(Duration::from_millis(10));
                     }
                     self.measured(&pictures, &stop)
                 });
@@ -445,14 +451,30 @@ impl Bench {
         let Some(stream) = Stream::open("hd.h264") else { return println!("skipped flow: no hd.h264") };
         println!("\nas fast as it goes: decode → kernel → network → boxes, hd.h264");
         println!(
-            "| streams | batch | frames/s | engine alone | ratio | boxes a frame |\n|---|---|---|---|---|---|"
+            "\n| streams | batch | frames/s | engine alone | ratio | boxes a frame |\n|---|---|---|---|---|---|"
         );
         let device = self.device(Tuning::default());
         let mut engine = device.engine().unwrap_or_else(|fault| panic!("{fault}"));
         let shapes = engine.outputs();
         let pictures = self.pictures(&stream);
-        for (streams, batch) in [(0, 16), (0, 32), (1, 1), (16, 16), (64, 16), (64, 32)] {
+        for batch in [1, 16, 32] {
+            let mut load = |times| {
+                for (slot, frame) in pictures.iter().take(batch).enumerate() {
+                    engine.load(slot, frame).unwrap_or_else(|fault| panic!("{fault}"));
+                }
+                let before = self.clock.now();
+                engine.run_preparation(times).unwrap_or_else(|fault| panic!("{fault}"));
+                self.seconds(before) / times as f64
+            };
+            load(10);
+            let took = load(200);
+            println!("preparing a batch of {batch} alone: {:.3} ms", took * 1e3);
+            self.note(format!("prepare {batch}"), json!(took));
+        }
+        let rows = [(0, 16), (0, 32), (1, 1), (16, 16), (64, 16), (64, 32)];
+        for (streams, batch) in rows.into_iter().filter(|row| only("WEIR_BENCH_FLOW", &format!("{row:?}"))) {
             let (stop, count, boxes) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+            let up = AtomicUsize::new(0);
             let (frames, waiting) = bounded::<Coming>(2 * batch.max(streams));
             let (done, work) = bounded::<Done>(2);
             let mut detector =
@@ -461,9 +483,11 @@ impl Bench {
             let engine = &mut engine;
             let fps = std::thread::scope(|scope| {
                 for _ in 0..streams {
-                    let (frames, stop, stream) = (frames.clone(), &stop, &stream);
+                    let (frames, stop, stream, up) = (frames.clone(), &stop, &stream, &up);
                     scope.spawn(move || {
+                        let mut first = true;
                         self.feed(stream, 2 * batch + 2 * streams + 8, stop, |arrived, decoded| {
+                            up.fetch_add(usize::from(std::mem::take(&mut first)), Relaxed);
                             self.coming(arrived, decoded).is_none_or(|coming| frames.send(coming).is_ok())
                         });
                     });
@@ -487,7 +511,12 @@ impl Bench {
                         boxes.fetch_add(found, Relaxed);
                     });
                 });
-                let fps = scope.spawn(|| self.measured(count, &stop));
+                let fps = scope.spawn(|| {
+                    while up.load(Relaxed) < streams {
+                        self.wait(Duration::from_millis(10));
+                    }
+                    self.measured(count, &stop)
+                });
                 // On the thread that opened the engine: a recorded run belongs to it.
                 self.infer(engine, batch, waiting, done);
                 fps.join().expect("it does not panic")
@@ -690,6 +719,11 @@ impl Bench {
             }
         }
     }
+}
+
+/// Whether an environment variable, if it is there, asks for this one: `;` stands between what it asks for.
+fn only(variable: &str, one: &str) -> bool {
+    std::env::var(variable).map_or(true, |wanted| wanted.split(';').any(|wanted| wanted == one))
 }
 
 /// CPU time of this process: user and system, from /proc, in ticks of 10 ms.

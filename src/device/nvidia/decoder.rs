@@ -11,8 +11,8 @@
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use cudarc::driver::{CudaEvent, CudaStream, result};
@@ -377,8 +377,10 @@ impl Video {
             reserved2: [0; 4],
         };
         let mut handle = std::ptr::null_mut();
+        let making = gpu.making.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the struct is the header's, and the context is current: we are inside `parse`.
         let status = unsafe { (gpu.cuvid.create_decoder)(&raw mut handle, &raw mut info) };
+        drop(making);
         gpu::check("the GPU gives no decoder", status).map_err(|fault| fault.retry(Retry::Slowly))?;
         gpu.decoders.fetch_add(1, Relaxed);
         let mapped = VecDeque::new();
@@ -512,6 +514,7 @@ impl Drop for Video {
     fn drop(&mut self) {
         let _ = self.gpu.bind();
         self.unmap(0);
+        let _making = self.gpu.making.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: made by `new`, nothing of it is mapped, and it is never used again.
         unsafe { (self.gpu.cuvid.destroy_decoder)(self.handle) };
         self.gpu.decoders.fetch_sub(1, Relaxed);

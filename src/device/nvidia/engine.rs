@@ -35,7 +35,7 @@ use super::Pixels;
 use super::gpu::{self, Gpu};
 use super::kernels::{Kernels, Slot};
 use crate::clock::Bell;
-use crate::device::software::engine::{RUNGS, check_input};
+use crate::device::software::engine::check_input;
 use crate::device::software::session::{Runtime, TensorInfo};
 use crate::device::{Engine, nothing_submitted};
 use crate::fault::{Fault, Who};
@@ -43,6 +43,9 @@ use crate::flow::detect::OutputShape;
 use crate::frame::Frame;
 use crate::model::spec::{ModelSpec, Placement};
 use crate::supervise;
+
+/// Batch sizes, ascending. One in between runs as the next: the steps are small where batches are large.
+const RUNGS: [usize; 8] = [1, 2, 4, 8, 12, 16, 24, 32];
 
 /// Batches in flight, where the host need not wait for a run.
 const LANES: usize = 2;
@@ -80,9 +83,10 @@ struct Streams {
 }
 
 impl Streams {
+    /// The network goes first where both could run: what is prepared beside it has the whole run's time, and only fills its gaps (on an
+    /// H100 95.7 % of the network alone; 93.3 % with the others first, 93.0 % with all on one stream).
     fn new(gpu: &Gpu) -> Result<Streams, Fault> {
-        // What is short goes first: the network waits for it, or the host.
-        Ok(Streams { prepare: gpu.urgent_stream()?, network: gpu.stream()?, read: gpu.urgent_stream()? })
+        Ok(Streams { prepare: gpu.stream()?, network: gpu.urgent_stream()?, read: gpu.stream()? })
     }
 
     /// Waits for all that was started.
@@ -173,6 +177,23 @@ impl NvidiaEngine {
             self.lanes[lane].infer(rung, &mut self.session, &self.outputs, &self.spec)?;
         }
         self.streams.settle()
+    }
+
+    /// Prepares the pictures that are loaded, `times` times, and waits for the last: what the kernel costs by itself.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn run_preparation(&mut self, times: usize) -> Result<(), Fault> {
+        self.gpu.bind()?;
+        let count = self.pending.len();
+        let rung = self.rung(count)?;
+        self.lanes[0].loaded = std::mem::take(&mut self.pending);
+        for _ in 0..times {
+            self.lanes[0].fill(rung, &self.kernels, &self.streams.prepare, &self.spec.input)?;
+        }
+        let ended = self.streams.settle();
+        self.lanes[0].loaded.clear();
+        ended
     }
 
     /// The rung that a batch of `count` runs as, the same in each lane; the one beyond all that there are is made, and at first all

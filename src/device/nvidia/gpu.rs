@@ -25,6 +25,9 @@ pub struct Gpu {
     pub name: String,
     /// How many there are now.
     pub(super) decoders: AtomicUsize,
+    /// Held to make a decoder, or to destroy one: 50 ms of the driver's lock. Many that try at once would not let anybody decode until
+    /// the last one has it.
+    pub(super) making: Mutex<()>,
     /// What the decoder can do, by codec, chroma format and depth. To ask takes 12 ms, and 100 cameras that ask at once wait for one
     /// another for seconds.
     caps: Mutex<HashMap<(u32, u32, u32), DecodeCaps>>,
@@ -65,6 +68,7 @@ impl Gpu {
             context,
             name,
             decoders: AtomicUsize::new(0),
+            making: Mutex::default(),
             caps: Mutex::default(),
         }))
     }

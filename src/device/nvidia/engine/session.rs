@@ -22,13 +22,14 @@ pub struct Tuning {
     pub graphs: bool,
     /// Lets f32 convolutions round their inputs to 10 bits of mantissa.
     pub tf32: bool,
-    /// Tries all of cuDNN's convolutions at start rather than asking it for a guess.
+    /// Tries all of cuDNN's convolutions at start rather than asking it for a guess: on an H100 0.4 % faster, and warm after 10 s instead
+    /// of 3.
     pub exhaustive: bool,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Tuning { nhwc: true, graphs: true, tf32: true, exhaustive: true }
+        Tuning { nhwc: true, graphs: true, tf32: true, exhaustive: false }
     }
 }
 
