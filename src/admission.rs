@@ -64,31 +64,17 @@ impl Standing {
 }
 
 /// What does not change while the daemon runs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
-    cameras: Vec<CameraSettings>,
     bulk_share: f64,
     cores: f64,
     engine_cores: f64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct CameraSettings {
-    priority: Priority,
-    weight: u32,
-    max_fps: Option<f64>,
-}
-
 impl Settings {
     /// Of a configuration, on this machine; `beside`: the engine is not on the CPU.
     pub fn new(config: &Config, beside: bool) -> Self {
-        let cameras = config.cameras.iter().map(|camera| CameraSettings {
-            priority: camera.priority,
-            weight: camera.weight,
-            max_fps: camera.max_fps.map(f64::from),
-        });
         Settings {
-            cameras: cameras.collect(),
             bulk_share: f64::from(config.batcher.bulk_share),
             cores: usage::cores(),
             engine_cores: if beside { 0.0 } else { engine_cores(&config.infer) },
@@ -130,7 +116,7 @@ impl State {
             let unit = 10f64.powi(digits);
             (x * unit).round() / unit
         };
-        let fair = board.cameras().iter().zip(&self.fair);
+        let fair = board.cameras().zip(&self.fair).filter(|(card, _)| !card.is_removed());
         let fair: Map<String, Value> =
             fair.map(|(card, fps)| (card.name.to_string(), json!(to(*fps, 1)))).collect();
         json!({
@@ -198,24 +184,29 @@ impl Admission {
         let cpu = usage::ingest_cpu();
         let before = inner.read.replace((now, cpu.unwrap_or_default()));
         let Some((at, used)) = before else { return };
-        let came = |id: u32| fps(CameraId(id)).unwrap_or(0.0);
-        let pixels = |id: u32| match board.camera(CameraId(id)).link() {
-            Link::Online { video, .. } => came(id) * f64::from(video.width) * f64::from(video.height),
-            _ => 0.0,
-        };
-        let ids = || 0..inner.settings.cameras.len() as u32;
-        let all_pixels: f64 = ids().map(pixels).sum();
+        let mut all_pixels = 0.0;
+        // By number: a camera that was removed asks for nothing.
+        let cameras = (0..).map(CameraId).zip(board.cameras());
+        let demands: Vec<Demand> = cameras
+            .map(|(id, card)| {
+                let (terms, mut came) = (card.terms(), fps(id).unwrap_or(0.0));
+                match card.link() {
+                    Link::Online { video, .. } => {
+                        all_pixels += came * f64::from(video.width) * f64::from(video.height);
+                    }
+                    Link::Removed => came = 0.0,
+                    Link::Connecting | Link::Offline { .. } => {}
+                }
+                Demand {
+                    fps: came.min(terms.max_fps.unwrap_or(f64::INFINITY)),
+                    weight: terms.weight,
+                    priority: terms.priority,
+                }
+            })
+            .collect();
         let decode = cpu.map_or(0.0, |cpu| {
             cpu.saturating_sub(used).as_secs_f64() / now.since(at).as_secs_f64().max(1e-9)
         });
-        let demands: Vec<Demand> = ids()
-            .zip(&inner.settings.cameras)
-            .map(|(id, camera)| Demand {
-                fps: came(id).min(camera.max_fps.unwrap_or(f64::INFINITY)),
-                weight: camera.weight,
-                priority: camera.priority,
-            })
-            .collect();
         if cpu.is_some() && all_pixels > 0.0 && decode > 0.0 {
             let cost = decode / all_pixels;
             inner.cost = Some(inner.cost.map_or(cost, |old| old + FRESH * (cost - old)));
@@ -275,11 +266,12 @@ fn judge(
 }
 
 fn tell(state: &State, board: &Board) {
-    let all = board.cameras().iter().zip(&state.fair);
+    let there = || board.cameras().zip(&state.fair).filter(|(card, _)| !card.is_removed());
+    let (all, count) = (there(), there().count());
     let mut gets: Vec<String> =
         all.take(NAMED).map(|(card, fps)| format!("{} {fps:.1} fps", card.name)).collect();
-    if state.fair.len() > NAMED {
-        gets.push(format!("and {} more at /api/v1/flow", state.fair.len() - NAMED));
+    if count > NAMED {
+        gets.push(format!("and {} more at /api/v1/flow", count - NAMED));
     }
     let (gets, rho, ceiling) = (gets.join(", "), (state.rho * 100.0).round() / 100.0, state.ceiling.name());
     match state.standing {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::admission::Admission;
 use crate::clock::{Tick, Wall};
+use crate::config::{Priority, Privacy};
 use crate::device::accelerator::Report;
 use crate::event::{Reason, Video};
 use crate::flow::curve::Curve;
@@ -23,10 +24,15 @@ use crate::request::Requests;
 /// What percentiles of a camera are taken over.
 const RECENT: Duration = Duration::from_secs(10);
 
-/// All cameras, by [`CameraId`]; and the requests, which have the numbers after the last camera.
+/// Cameras of other names that may come while the daemon runs. Each camera that was ever there keeps its number and its counters.
+pub const SPARE: usize = 256;
+
+/// All cameras, by [`CameraId`]; and the requests, which have the numbers after the last camera that there could be.
 #[derive(Debug)]
 pub struct Board {
-    cameras: Vec<Card>,
+    /// Taken from the front.
+    seats: Box<[OnceLock<Card>]>,
+    taken: Mutex<usize>,
     /// Pictures that clients ask about.
     pub requests: Requests,
     /// How the engine is fed.
@@ -40,30 +46,72 @@ pub struct Board {
 impl Board {
     /// A board on which every camera is connecting and nothing has been counted.
     pub fn new(names: impl IntoIterator<Item = Arc<str>>) -> Self {
-        let cameras: Vec<Card> = names.into_iter().map(Card::new).collect();
-        let requests = Requests::new(cameras.len());
-        Board {
-            cameras,
+        Board::of(names.into_iter().map(|name| (name, Terms::default())))
+    }
+
+    /// The same, with the cameras' terms.
+    pub fn of(cameras: impl IntoIterator<Item = (Arc<str>, Terms)>) -> Self {
+        let cameras: Vec<_> = cameras.into_iter().collect();
+        let seats: Box<[OnceLock<Card>]> = (0..cameras.len() + SPARE).map(|_| OnceLock::new()).collect();
+        let requests = Requests::new(seats.len());
+        let board = Board {
+            seats,
+            taken: Mutex::default(),
             requests,
             flow: Flow::default(),
             admission: Admission::default(),
             accelerator: Accelerator::default(),
+        };
+        for (name, terms) in cameras {
+            board.seat(&name, terms);
         }
+        board
     }
 
-    /// One camera's card.
+    /// How many cameras there could ever be; [`CameraId`]s are below.
+    pub fn capacity(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// A camera comes, or comes back: its number. `None`: too many different ones have come since the start.
+    pub fn seat(&self, name: &Arc<str>, terms: Terms) -> Option<CameraId> {
+        let mut taken = lock(&self.taken);
+        let place = self.cameras().position(|card| card.name == *name).unwrap_or(*taken);
+        let card = self.seats.get(place)?.get_or_init(|| Card::new(Arc::clone(name)));
+        *taken = (*taken).max(place + 1);
+        *lock(&card.terms) = terms;
+        card.set_link(Link::Connecting);
+        Some(CameraId(u32::try_from(place).ok()?))
+    }
+
+    /// One camera's card. Panics for a number that no camera ever had.
     pub fn camera(&self, id: CameraId) -> &Card {
-        &self.cameras[id.index()]
+        self.get(id).expect("a camera has a card from its first moment on")
     }
 
-    /// Every card, in the order of the configuration.
-    pub fn cameras(&self) -> &[Card] {
-        &self.cameras
+    /// One camera's card, if this is the number of a camera.
+    pub fn get(&self, id: CameraId) -> Option<&Card> {
+        self.seats.get(id.index()).and_then(OnceLock::get)
+    }
+
+    /// Every card by number, also those of cameras that have been removed: those of the configuration at start come first.
+    pub fn cameras(&self) -> impl Iterator<Item = &Card> {
+        self.seats.iter().map_while(OnceLock::get)
+    }
+
+    /// The cameras that are there now.
+    pub fn present(&self) -> impl Iterator<Item = (CameraId, &Card)> {
+        (0..).map(CameraId).zip(self.cameras()).filter(|(_, card)| !card.is_removed())
+    }
+
+    /// The camera of this name, if it is there now.
+    pub fn find(&self, name: &str) -> Option<(CameraId, &Card)> {
+        self.present().find(|(_, card)| *card.name == *name)
     }
 
     /// Counts the frames of one camera, or of one class of requests.
     pub fn ledger(&self, id: CameraId) -> &Ledger {
-        match self.cameras.get(id.index()) {
+        match self.get(id) {
             Some(card) => &card.ledger,
             None => self.requests.ledger_of(id),
         }
@@ -71,7 +119,7 @@ impl Board {
 
     /// One frame met its fate. A request whose picture met another one than [`Fate::Inferred`] is answered by that.
     pub fn settle(&self, key: FrameKey, fate: Fate) {
-        match self.cameras.get(key.camera.index()) {
+        match self.get(key.camera) {
             Some(card) => card.ledger.settle(fate),
             None => self.requests.settle(key, fate),
         }
@@ -97,6 +145,24 @@ impl Accelerator {
 impl std::fmt::Debug for Accelerator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Accelerator").field(&self.report()).finish()
+    }
+}
+
+/// What a camera may ask of the engine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Terms {
+    /// Its class.
+    pub priority: Priority,
+    /// Its share within its class.
+    pub weight: u32,
+    /// Inferred frames a second; `None`: all.
+    pub max_fps: Option<f64>,
+}
+
+impl Default for Terms {
+    /// Realtime, weight 1, no cap.
+    fn default() -> Self {
+        Terms { priority: Priority::Realtime, weight: 1, max_fps: None }
     }
 }
 
@@ -165,6 +231,8 @@ pub struct Card {
     last_picture: AtomicI64,
     decode: AtomicU8,
     link: Mutex<Link>,
+    terms: Mutex<Terms>,
+    privacy: Mutex<Arc<Privacy>>,
     latency: Mutex<Window>,
 }
 
@@ -178,6 +246,8 @@ impl Card {
             last_picture: AtomicI64::new(0),
             decode: AtomicU8::new(0),
             link: Mutex::new(Link::Connecting),
+            terms: Mutex::default(),
+            privacy: Mutex::default(),
             latency: Mutex::new(Window::new(RECENT)),
         }
     }
@@ -190,6 +260,26 @@ impl Card {
     /// Changes the state of its connection.
     pub fn set_link(&self, link: Link) {
         *lock(&self.link) = link;
+    }
+
+    /// Whether it was taken out of the configuration.
+    pub fn is_removed(&self) -> bool {
+        matches!(*lock(&self.link), Link::Removed)
+    }
+
+    /// What it may ask of the engine.
+    pub fn terms(&self) -> Terms {
+        *lock(&self.terms)
+    }
+
+    /// What nobody may see of it.
+    pub fn privacy(&self) -> Arc<Privacy> {
+        Arc::clone(&lock(&self.privacy))
+    }
+
+    /// Changes what nobody may see of it.
+    pub fn set_privacy(&self, privacy: Privacy) {
+        *lock(&self.privacy) = Arc::new(privacy);
     }
 
     /// What is decoded of it.
@@ -247,6 +337,8 @@ pub enum Link {
         /// Since when.
         since: Wall,
     },
+    /// It was taken out of the configuration: nobody is told of it any more.
+    Removed,
 }
 
 impl Link {
@@ -256,6 +348,7 @@ impl Link {
             Link::Connecting => "connecting",
             Link::Online { .. } => "online",
             Link::Offline { .. } => "offline",
+            Link::Removed => "removed",
         }
     }
 
@@ -263,7 +356,7 @@ impl Link {
     /// what does not apply is null.
     pub fn to_json(&self) -> Map<String, Value> {
         let (since, reason, video) = match self {
-            Link::Connecting => (None, None, None),
+            Link::Connecting | Link::Removed => (None, None, None),
             Link::Online { video, since } => (Some(since), None, Some(video)),
             Link::Offline { reason, since } => (Some(since), Some(reason), None),
         };

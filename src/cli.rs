@@ -65,7 +65,7 @@ Start here:
 pub enum Command {
     /// Run the daemon until SIGTERM or Ctrl-C
     ///
-    /// Tells systemd when it is ready (Type=notify). A second signal exits at once.
+    /// Tells systemd when it is ready (Type=notify). SIGHUP reads the cameras again. A second SIGTERM exits at once.
     #[command(
         after_long_help = "Example:\n  weir run -c /etc/weir/weir.toml\n  curl -N http://127.0.0.1:8080/api/v1/events/stream"
     )]
@@ -331,8 +331,12 @@ fn dispatch(command: Command) -> ExitCode {
 /// # Errors
 /// The exit code for a configuration that cannot be used.
 pub fn load(file: &ConfigFile) -> Result<Config, ExitCode> {
-    let path = file.config.clone().unwrap_or_else(|| default_file(&System));
-    load_from(&path, &System)
+    load_from(&place(file), &System)
+}
+
+/// Where the configuration is.
+pub fn place(file: &ConfigFile) -> PathBuf {
+    file.config.clone().unwrap_or_else(|| default_file(&System))
 }
 
 /// The same from anywhere.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::cli::{ConfigFile, PlanArgs, PrepareArgs, TryArgs, exit, load, load_from, print};
+use crate::cli::{ConfigFile, PlanArgs, PrepareArgs, TryArgs, exit, load, load_from, place, print};
 use crate::config::{Camera, Config, Env, Stat, System};
 use crate::device::software::session::load_runtime;
 use crate::fault::{Fault, Who};
@@ -25,7 +25,17 @@ pub fn run(file: &ConfigFile) -> ExitCode {
     if let Err(fault) = log::init(&config.log, &System) {
         return failed(&fault);
     }
-    match daemon::run(config) {
+    let path = place(file);
+    let reread = Box::new(move || match Config::load(&path, &System) {
+        Ok((config, warnings)) => {
+            for warning in warnings {
+                tracing::warn!("{}", warning.render(false));
+            }
+            Ok(config)
+        }
+        Err(report) => Err(report.render(false)),
+    });
+    match daemon::run(config, reread) {
         Ok(()) => ExitCode::from(exit::GOOD),
         Err(fault) => {
             // On standard error as well: whoever starts weir by hand may log elsewhere.

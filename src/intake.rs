@@ -5,7 +5,7 @@
 //! is given up is settled in the [`Board`] here; pixels are freed outside the lock.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::board::Board;
@@ -16,6 +16,16 @@ use crate::frame::{CameraId, Fate, Frame, FrameKey};
 use crate::request::Waiting;
 use crate::supervise::Beat;
 
+/// Hears of a camera's frames whatever becomes of them, if it wants to: those that are given up can still be shown.
+pub trait Bystander<P>: Send + Sync {
+    /// Does it want to hear of this camera's frames? Then all of them are decoded.
+    fn wants(&self, camera: CameraId) -> bool;
+    /// This frame came into its ring.
+    fn came(&self, key: FrameKey);
+    /// This frame was given up before it was analysed.
+    fn gave_up(&self, key: FrameKey, frame: Frame<P>);
+}
+
 struct Shared<P> {
     rings: Mutex<Rings<P>>,
     bell: Bell,
@@ -24,6 +34,7 @@ struct Shared<P> {
     ports: AtomicUsize,
     board: Arc<Board>,
     clock: Arc<dyn Clock>,
+    bystander: OnceLock<Arc<dyn Bystander<P>>>,
 }
 
 struct Rings<P> {
@@ -38,9 +49,16 @@ impl<P> Shared<P> {
     }
 
     fn settle(&self, dropped: Vec<(FrameKey, Frame<P>, Fate)>) {
-        for (key, _, fate) in &dropped {
-            self.board.settle(*key, *fate);
+        for (key, frame, fate) in dropped {
+            self.board.settle(key, fate);
+            if let Some(bystander) = self.bystander_of(key.camera) {
+                bystander.gave_up(key, frame);
+            }
         }
+    }
+
+    fn bystander_of(&self, camera: CameraId) -> Option<&Arc<dyn Bystander<P>>> {
+        self.bystander.get().filter(|bystander| bystander.wants(camera))
     }
 }
 
@@ -77,6 +95,14 @@ impl<P> Port<P> {
             if rings.abandoned {
                 ledger.settle(Fate::Failed);
                 return;
+            }
+            // A source's last frame may come while its camera is being taken out.
+            if !rings.batcher.has(self.camera) {
+                ledger.settle(Fate::Skipped);
+                return;
+            }
+            if let Some(bystander) = self.shared.bystander_of(self.camera) {
+                bystander.came(key);
             }
             rings.batcher.push(frame.stamp.decoded, key, frame);
             rings.batcher.take_dropped(&mut dropped);
@@ -120,13 +146,27 @@ impl<P> Port<P> {
 
     /// An encoded picture has come. False: it would not be used; follow it with [`Port::skipped`].
     pub fn wants(&self, kind: Kind) -> bool {
+        let shown = self.shared.bystander_of(self.camera).is_some();
         let now = self.shared.clock.now();
         let (wanted, level) = {
             let mut rings = self.shared.lock();
+            if !rings.batcher.has(self.camera) {
+                return false;
+            }
             (rings.batcher.wants(now, self.camera, kind), rings.batcher.level(self.camera))
         };
-        self.shared.board.camera(self.camera).set_decode(level);
-        wanted
+        self.shared.board.camera(self.camera).set_decode(if shown { Level::All } else { level });
+        wanted || shown
+    }
+
+    /// A frame came in and is left out on purpose.
+    pub fn leave_out(&self, frame: Frame<P>) {
+        let ledger = &self.shared.board.camera(self.camera).ledger;
+        let key = FrameKey { camera: self.camera, seq: ledger.admit() };
+        ledger.settle(Fate::Skipped);
+        if let Some(bystander) = self.shared.bystander_of(self.camera) {
+            bystander.gave_up(key, frame);
+        }
     }
 
     /// A picture came in and was left out on purpose.
@@ -138,7 +178,12 @@ impl<P> Port<P> {
 
     /// The camera stopped delivering: the others need not wait for it any more.
     pub fn offline(&self) {
-        self.shared.lock().batcher.offline(self.camera);
+        {
+            let mut rings = self.shared.lock();
+            if rings.batcher.has(self.camera) {
+                rings.batcher.offline(self.camera);
+            }
+        }
         self.shared.board.camera(self.camera).set_decode(Level::All);
         self.shared.bell.ring();
     }
@@ -148,6 +193,31 @@ impl<P> Port<P> {
         let ledger = &self.shared.board.camera(self.camera).ledger;
         ledger.admit();
         ledger.settle(Fate::DecodeError);
+    }
+}
+
+/// Where cameras come and go while the engine runs.
+pub struct Harbour<P>(Arc<Shared<P>>);
+
+impl<P> Harbour<P> {
+    /// A camera comes: its port.
+    pub fn open(&self, camera: CameraId, settings: CameraSettings) -> Port<P> {
+        self.close(camera);
+        self.0.lock().batcher.add_camera(camera, settings);
+        self.0.ports.fetch_add(1, Relaxed);
+        Port { shared: Arc::clone(&self.0), camera }
+    }
+
+    /// A camera goes. What still waits of it is left out.
+    pub fn close(&self, camera: CameraId) {
+        let mut dropped = Vec::new();
+        {
+            let mut rings = self.0.lock();
+            rings.batcher.remove_camera(camera);
+            rings.batcher.take_dropped(&mut dropped);
+        }
+        self.0.room.notify_all();
+        self.0.settle(dropped);
     }
 }
 
@@ -177,18 +247,17 @@ pub enum Next {
     Closed,
 }
 
-/// Makes the edge with one port a camera.
+/// Makes the edge with one port for each of these; more come through [`Intake::harbour`].
 pub fn intake<P>(
     settings: Settings,
-    cameras: &[CameraSettings],
+    cameras: &[(CameraId, CameraSettings)],
     board: &Arc<Board>,
     clock: &Arc<dyn Clock>,
     beat: Beat,
 ) -> (Vec<Port<P>>, Intake<P>) {
     let mut batcher = Batcher::new(settings);
-    let ids = (0..).map(CameraId).zip(cameras);
-    for (id, camera) in ids.clone() {
-        batcher.add_camera(id, camera.clone());
+    for (id, camera) in cameras {
+        batcher.add_camera(*id, camera.clone());
     }
     let (bell, waiter) = bell();
     let shared = Arc::new(Shared {
@@ -198,12 +267,24 @@ pub fn intake<P>(
         ports: AtomicUsize::new(cameras.len()),
         board: Arc::clone(board),
         clock: Arc::clone(clock),
+        bystander: OnceLock::new(),
     });
-    let ports = ids.map(|(camera, _)| Port { shared: Arc::clone(&shared), camera }).collect();
+    let port = |(camera, _): &(CameraId, _)| Port { shared: Arc::clone(&shared), camera: *camera };
+    let ports = cameras.iter().map(port).collect();
     (ports, Intake { shared, waiter, beat })
 }
 
 impl<P> Intake<P> {
+    /// Where cameras come and go.
+    pub fn harbour(&self) -> Harbour<P> {
+        Harbour(Arc::clone(&self.shared))
+    }
+
+    /// Tells of frames that come and are given up. The first one who is named stays.
+    pub fn tell(&self, bystander: Arc<dyn Bystander<P>>) {
+        let _ = self.shared.bystander.set(bystander);
+    }
+
     /// From now on the batcher waits like this.
     pub fn steer(&self, wait: Wait) {
         self.shared.lock().batcher.steer(wait);

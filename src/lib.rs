@@ -9,7 +9,7 @@
 //! A weir is the low dam that measures a stream and lets the excess spill over in a controlled way:
 //! bounded latency by controlled loss, with every lost frame accounted for.
 //!
-//! Where to look: [`run`] wires everything; [`stage`] has the four loops; [`flow`] decides (pure, no clock, no
+//! Where to look: [`run`] wires everything; [`roster`] lets cameras come and go; [`stage`] has the four loops; [`flow`] decides (pure, no clock, no
 //! threads); [`device`] and [`sink`] touch the world; [`board`] is the live state that [`http`] shows;
 //! [`request`] lets clients' pictures into the same rings; [`video`] shows frames to people.
 
@@ -45,6 +45,7 @@ pub mod live;
 pub mod log;
 pub mod plan;
 pub mod quantise;
+pub mod roster;
 pub mod run;
 pub mod stop;
 pub mod supervise;

@@ -11,6 +11,7 @@
 //! | `weir_decode_level{camera}` | gauge | the [`Board`] |
 //! | `weir_stage_seconds{stage}` | histogram | [`stage`] |
 //! | `weir_stage_cpu_seconds_total{stage}` | counter | [`preprocess_cpu`] |
+//! | `weir_cpu_seconds_total{part}` | counter | [`crate::usage::Meter`]: threads by name |
 //! | `weir_event_latency_seconds{camera}` | histogram | [`event_latency`] |
 //! | `weir_batch_frames`, `weir_batch_wait_seconds` | histogram | [`batch_frames`], [`batch_wait`] |
 //! | `weir_engine_busy_seconds_total` | counter | [`engine_busy`] |
@@ -32,7 +33,7 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
@@ -40,6 +41,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::admission::Standing;
 use crate::board::{Board, Card, Flow, Link};
+use crate::config::Codec;
 use crate::device::accelerator::Report;
 use crate::event::Kind;
 use crate::fault::{Fault, Who};
@@ -48,6 +50,7 @@ use crate::flow::pace::Reason;
 use crate::frame::Fate;
 use crate::outbox::Outbox;
 use crate::request::{CLASSES, Outcome, Requests};
+use crate::usage::{Meter, Part};
 
 /// From a table lookup to a second of a hung engine.
 const STAGE_SECONDS: [f64; 14] =
@@ -64,6 +67,14 @@ const WAIT_SECONDS: [f64; 9] = [1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.1, 0
 static ENGINE_BUSY: AtomicU64 = AtomicU64::new(0);
 /// The same of CPU time in the preprocess.
 static PREPROCESS_CPU: AtomicU64 = AtomicU64::new(0);
+
+/// CPU time by part of the program.
+static CPU: Mutex<Option<Meter>> = Mutex::new(None);
+
+fn cpu_by_part() -> impl Iterator<Item = (Part, Duration)> {
+    let mut meter = CPU.lock().unwrap_or_else(PoisonError::into_inner);
+    meter.get_or_insert_default().look().into_iter().flatten()
+}
 
 /// Renders `/metrics`.
 #[derive(Clone)]
@@ -196,8 +207,14 @@ impl Exporter {
              weir_engine_busy_seconds_total {busy}\n\
              # HELP weir_stage_cpu_seconds_total CPU time of a stage that shares its thread with others.\n\
              # TYPE weir_stage_cpu_seconds_total counter\n\
-             weir_stage_cpu_seconds_total{{stage=\"preprocess\"}} {cpu}\n"
+             weir_stage_cpu_seconds_total{{stage=\"preprocess\"}} {cpu}\n\
+             # HELP weir_cpu_seconds_total CPU time by part of the program; all of it is in one of them.\n\
+             # TYPE weir_cpu_seconds_total counter\n"
         );
+        for (part, used) in cpu_by_part() {
+            let _ =
+                writeln!(page, "weir_cpu_seconds_total{{part=\"{}\"}} {}", part.name(), used.as_secs_f64());
+        }
         page
     }
 
@@ -205,13 +222,15 @@ impl Exporter {
     /// seconds.
     pub fn upkeep(&self) {
         self.0.run_upkeep();
+        // Threads that end between two scrapes are seen by this.
+        cpu_by_part().for_each(drop);
     }
 }
 
 /// The handles that mirror a [`Board`].
 pub struct BoardGauges {
     board: Arc<Board>,
-    cameras: Vec<CameraHandles>,
+    cameras: Mutex<Vec<CameraHandles>>,
 }
 
 struct CameraHandles {
@@ -281,16 +300,15 @@ fn copy_admission(board: &Board) {
         gauge!("weir_admission_ceiling", "ceiling" => ceiling.name())
             .set(f64::from(ceiling == state.ceiling));
     }
-    for (card, fps) in board.cameras().iter().zip(&state.fair) {
+    for (card, fps) in board.cameras().zip(&state.fair) {
         gauge!("weir_fair_fps", "camera" => card.name.to_string()).set(*fps);
     }
 }
 
 impl BoardGauges {
-    /// Handles for every camera of the board.
+    /// Of this board.
     pub fn new(board: Arc<Board>) -> Self {
-        let cameras = board.cameras().iter().map(CameraHandles::new).collect();
-        BoardGauges { board, cameras }
+        BoardGauges { board, cameras: Mutex::default() }
     }
 
     fn copy(&self) {
@@ -298,8 +316,13 @@ impl BoardGauges {
         copy_requests(&self.board.requests);
         copy_admission(&self.board);
         copy_gpu(&self.board);
-        for (card, handles) in self.board.cameras().iter().zip(&self.cameras) {
-            handles.copy(card);
+        // Handles are made once, when a camera is first told of.
+        let mut cameras = self.cameras.lock().unwrap_or_else(PoisonError::into_inner);
+        for (place, card) in self.board.cameras().enumerate() {
+            if place == cameras.len() {
+                cameras.push(CameraHandles::new(card));
+            }
+            cameras[place].copy(card);
         }
     }
 }
@@ -469,13 +492,21 @@ pub(crate) fn viewers(camera: &str) -> Viewers {
 /// What is encoded of a camera.
 pub(crate) struct Encoded {
     pub(crate) jpeg: Counter,
-    pub(crate) h264: Counter,
+    h264: Counter,
+    h265: Counter,
 }
 
 impl Encoded {
     pub(crate) fn new(camera: &str) -> Self {
         let of = |codec: &'static str| counter!("weir_video_encoded_total", "camera" => camera.to_owned(), "codec" => codec);
-        Encoded { jpeg: of("jpeg"), h264: of("h264") }
+        Encoded { jpeg: of("jpeg"), h264: of("h264"), h265: of("h265") }
+    }
+
+    pub(crate) fn of(&self, codec: Codec) -> &Counter {
+        match codec {
+            Codec::H264 => &self.h264,
+            Codec::H265 => &self.h265,
+        }
     }
 }
 
@@ -555,6 +586,7 @@ mod tests {
             "weir_stage_seconds_bucket{stage=\"infer\",le=\"0.05\"}",
             "weir_outbox_backlog_events{sink=\"mqtt\"} 0",
             "weir_stage_cpu_seconds_total{stage=\"preprocess\"} 0.",
+            "weir_cpu_seconds_total{part=\"encode\"} ",
         ] {
             assert!(page.lines().any(|l| l.starts_with(line)), "no `{line}` in\n{page}");
         }

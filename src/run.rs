@@ -16,17 +16,16 @@
 //!
 //! Stop: the cameras' stop senders are dropped, and each stage ends when what feeds it has gone.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
-use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::board::Board;
 use crate::clock::{Clock, SystemClock, bell};
-use crate::config::{Config, Execution, Infer as InferSettings, Priority, Provider, Source};
+use crate::config::{Config, Execution, Infer as InferSettings, Priority, Provider};
 use crate::device::nvidia::Nvidia;
 use crate::device::software::Software;
 use crate::device::{Device, Engine};
@@ -36,37 +35,41 @@ use crate::flow::curve::Curve;
 use crate::flow::detect::Detector;
 use crate::flow::pace::{Objective, Pacer};
 use crate::frame::{CameraId, Frame, Stamp};
-use crate::intake::{Port, intake};
+use crate::intake::{Bystander, Port, intake};
 use crate::model::spec::ModelSpec;
 use crate::outbox::Outbox;
 use crate::request::CLASSES;
 use crate::request::desk::{self, Desk, Door};
+use crate::roster::{self, Order, Roster};
 use crate::stage::analyze::{Analyze, Filter};
 use crate::stage::infer::{self, Infer};
-use crate::stage::ingest::{Ingest, Never};
+use crate::stage::ingest::Never;
 use crate::stage::publish;
 use crate::stage::show::Show;
 use crate::supervise::{self, Beat};
-use crate::video::encoder;
+use crate::video::encoder::Encoders;
 use crate::video::{Audience, Gallery, Studio, rtsp};
 use crate::{admission, http, metrics, sink, stop};
 
 /// A shared stage that has not moved for this long is stuck: not healthy, and no longer fed to systemd's watchdog.
 const STUCK: Duration = Duration::from_secs(10);
 
+/// Between two looks at the configuration that signals cause.
+const HANGUPS: Duration = Duration::from_millis(500);
+
 /// See [`yield_to_decoders`].
 const ENGINE_NICE: i32 = 5;
 /// Pictures for people come after everything else.
 const SHOW_NICE: i32 = 10;
 
-/// The fastest camera that a ring is sized for.
-pub(crate) const MOST_FPS: u128 = 60;
+/// Reads the configuration again; the words for the operator when it cannot be used.
+pub type Reread = Box<dyn Fn() -> Result<Config, String> + Send>;
 
-/// Runs the daemon on this machine until a signal stops it.
+/// Runs the daemon on this machine until a signal stops it. SIGHUP has it read its configuration again by `reread`.
 ///
 /// # Errors
 /// What kept it from starting, or made it stop.
-pub fn run(config: Config) -> Result<(), Fault> {
+pub fn run(config: Config, reread: Reread) -> Result<(), Fault> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let listener = http::bind(config.http.bind)?;
     match choose(&config, &*clock)? {
@@ -74,14 +77,25 @@ pub fn run(config: Config) -> Result<(), Fault> {
             let engine = device.describe(&config.infer.execution);
             tracing::info!(model = device.spec().name, engine, "Chose the engine.");
             let spec = Arc::clone(device.spec());
-            Daemon { config, device: Arc::new(device), spec, clock }.run(listener)
+            Daemon { config, reread, device: Arc::new(device), spec, clock }.run(listener)
         }
         Chosen::Software(device) => {
             tracing::info!(model = device.spec().name, engine = device.describe(), "Chose the engine.");
             let spec = Arc::clone(device.spec());
-            Daemon { config, device: Arc::new(device), spec, clock }.run(listener)
+            Daemon { config, reread, device: Arc::new(device), spec, clock }.run(listener)
         }
     }
+}
+
+/// The same on a device of the caller's own, whose network this describes.
+///
+/// # Errors
+/// What kept it from starting, or made it stop.
+pub fn run_on<D: Device>(config: Config, device: D, spec: Arc<ModelSpec>) -> Result<(), Fault> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let listener = http::bind(config.http.bind)?;
+    let reread = Box::new(|| Err("this daemon reads its configuration once".to_owned()));
+    Daemon { config, reread, device: Arc::new(device), spec, clock }.run(listener)
 }
 
 enum Chosen {
@@ -124,6 +138,7 @@ fn choose(config: &Config, clock: &dyn Clock) -> Result<Chosen, Fault> {
 
 struct Daemon<D> {
     config: Config,
+    reread: Reread,
     device: Arc<D>,
     spec: Arc<ModelSpec>,
     clock: Arc<dyn Clock>,
@@ -131,17 +146,15 @@ struct Daemon<D> {
 
 impl<D: Device> Daemon<D> {
     fn run(self, listener: std::net::TcpListener) -> Result<(), Fault> {
-        let Daemon { config, device, spec, clock } = self;
+        let Daemon { config, reread, device, spec, clock } = self;
         let exporter = metrics::install()?;
         let filter = Filter::new(&spec.labels, &config.model.classes)
-            .map_err(|unknown| unknown_classes(&spec, "[model] classes", &unknown))?;
+            .map_err(|unknown| roster::unknown_classes(&spec, "[model] classes", &unknown))?;
         for camera in &config.cameras {
-            // A word that hides nothing would be noticed too late.
-            Filter::new(&spec.labels, &camera.privacy.hide).map_err(|unknown| {
-                unknown_classes(&spec, &format!("[cameras.{}] hide", camera.name), &unknown)
-            })?;
+            roster::check_labels(&spec, camera)?;
         }
-        let board = Arc::new(Board::new(config.cameras.iter().map(|c| Arc::clone(&c.name))));
+        let cameras = config.cameras.iter().map(|c| (Arc::clone(&c.name), roster::terms(c, None)));
+        let board = Arc::new(Board::of(cameras));
         board.flow.set_target(config.batcher.slo_p95);
         board.accelerator.ask({
             let device = Arc::clone(&device);
@@ -154,6 +167,8 @@ impl<D: Device> Daemon<D> {
             ["infer", "analyze", "publish"].map(|name| (name, Beat::new(clock.now()))).into();
         let [infer_beat, analyze_beat, publish_beat] = [0, 1, 2].map(|i| beats[i].1.clone());
         let (fatal, fatals) = bounded(8);
+        // Whoever comes while that many wait is told to come again; signals are one then.
+        let (order, orders) = bounded(2);
         // Every worker holds a clone; when all are gone, everything has ended.
         let (alive, all_ended) = bounded::<Never>(0);
 
@@ -163,7 +178,7 @@ impl<D: Device> Daemon<D> {
         let probes = probes(&ready, beats, &clock);
         let (bell, waiter) = bell();
         let audience = Audience::new(config.cameras.iter().map(|camera| &*camera.name), bell);
-        let encoder = Arc::new(Mutex::new(encoder::settle(config.rtsp_server.as_ref())));
+        let encoders = Encoders::settle(&config);
         let api = http::Api {
             node: Arc::clone(&config.node),
             board: Arc::clone(&board),
@@ -179,25 +194,22 @@ impl<D: Device> Daemon<D> {
                 model: spec.name.as_str().into(),
             },
             audience: Arc::clone(&audience),
+            orders: order.clone(),
             devices: {
-                let (encoder, board) = (Arc::clone(&encoder), Arc::clone(&board));
+                let (encoders, board) = (Arc::clone(&encoders), Arc::clone(&board));
                 Arc::new(move || {
-                    json!({
-                        "video_encoder": *encoder.lock().unwrap_or_else(PoisonError::into_inner),
-                        "gpus": board.accelerator.report().into_iter().collect::<Vec<_>>(),
-                    })
+                    let mut devices = encoders.report();
+                    devices["gpus"] =
+                        serde_json::json!(board.accelerator.report().into_iter().collect::<Vec<_>>());
+                    devices
                 })
             },
         };
-        let net = Net::start(&config, listener, api)?;
+        let net = Net::start(&config, listener, api, order)?;
 
         let studio = Arc::new(Studio::<D::Pixels>::new(Arc::clone(&audience)));
-        // It ends when this is dropped.
         let rtsp = match &config.rtsp_server {
-            Some(settings) => {
-                let names: Vec<_> = config.cameras.iter().map(|camera| Arc::clone(&camera.name)).collect();
-                Some(rtsp::Server::start(settings, &names, &audience, encoder)?)
-            }
+            Some(settings) => Some(rtsp::Server::start(settings, &audience, encoders, &clock)?),
             None => None,
         };
 
@@ -205,8 +217,13 @@ impl<D: Device> Daemon<D> {
         let (events, drafts) = bounded(4096);
         let (results, work) = bounded(2);
         let (warm, warmed) = bounded(1);
-        let mut camera_settings: Vec<CameraSettings> = config.cameras.iter().map(camera_settings).collect();
-        camera_settings.extend(CLASSES.map(|class| request_settings(class, &limits)));
+        // Clients' pictures have the numbers after the last camera that there could be.
+        let first_class = u32::try_from(board.capacity()).unwrap_or(u32::MAX);
+        let rings: Vec<(CameraId, CameraSettings)> = (0..)
+            .map(CameraId)
+            .zip(config.cameras.iter().map(roster::settings))
+            .chain((first_class..).map(CameraId).zip(CLASSES.map(|class| request_settings(class, &limits))))
+            .collect();
         let settings = Settings {
             max_batch_frames: config.batcher.max_batch_frames,
             max_wait: config.batcher.max_wait,
@@ -217,8 +234,9 @@ impl<D: Device> Daemon<D> {
             max_wait: config.batcher.max_wait,
             max_batch: config.batcher.max_batch_frames,
         };
-        let priorities = config.cameras.iter().map(|camera| camera.priority).collect();
-        let (mut ports, intake) = intake::<D::Pixels>(settings, &camera_settings, &board, &clock, infer_beat);
+        let (mut ports, intake) = intake::<D::Pixels>(settings, &rings, &board, &clock, infer_beat);
+        let harbour = intake.harbour();
+        intake.tell(Arc::clone(&studio) as Arc<dyn Bystander<D::Pixels>>);
         let request_ports = ports.split_off(config.cameras.len());
         let (handed, engine_outputs) = bounded(1);
 
@@ -251,7 +269,7 @@ impl<D: Device> Daemon<D> {
                 let _ = warm.send(curve);
                 let objective = Objective { max_batch: objective.max_batch.min(useful), ..objective };
                 let pacer = Pacer::new(objective, curve);
-                Infer::<D> { intake, engine, pacer, priorities, results, board, clock, studio }.run()
+                Infer::<D> { intake, engine, pacer, results, board, clock, studio }.run()
             })?
         });
 
@@ -266,7 +284,6 @@ impl<D: Device> Daemon<D> {
                 work,
                 detector,
                 filter,
-                cameras: config.cameras.clone(),
                 labels: spec.labels.clone(),
                 track: config.track.clone(),
                 settings: config.events.clone(),
@@ -276,6 +293,7 @@ impl<D: Device> Daemon<D> {
                 beat: analyze_beat,
                 gallery: Arc::clone(&studio) as Arc<dyn Gallery>,
                 trail: config.video.trail,
+                style: config.video.style,
             };
             let alive = alive.clone();
             supervise::stage("analyze", fatal.clone(), move || {
@@ -296,7 +314,6 @@ impl<D: Device> Daemon<D> {
             let show = Show::<D> {
                 studio,
                 waiter,
-                cameras: config.cameras.clone(),
                 settings: config.video.clone(),
                 board: Arc::clone(&board),
                 clock: Arc::clone(&clock),
@@ -309,33 +326,41 @@ impl<D: Device> Daemon<D> {
                 drop(alive);
             })?
         });
-        for ((id, camera), port) in (0..).map(CameraId).zip(&config.cameras).zip(ports) {
-            let ingest = Ingest {
-                camera: camera.clone(),
-                id,
-                device: Arc::clone(&device),
-                port,
-                board: Arc::clone(&board),
-                clock: Arc::clone(&clock),
-                events: events.clone(),
-                analyze: results.clone(),
-                stop: stopped.clone(),
-            };
-            let alive = alive.clone();
-            workers.push(supervise::spawn(&format!("cam-{}", camera.name), move || {
-                ingest.run();
-                drop(alive);
-            })?);
-        }
+        let bind = config.http.bind;
+        let wiring = roster::Wiring {
+            device,
+            spec,
+            harbour,
+            board: Arc::clone(&board),
+            audience,
+            rtsp,
+            clock: Arc::clone(&clock),
+            events,
+            analyze: results,
+            alive,
+        };
+        let grace = config.grace;
+        let mut roster = Roster::start(wiring, config, ports)?;
         // Only the stages hold these from now on: their end is the signal.
-        drop((events, results, alive, fatal, stopped));
+        drop((fatal, stopped));
         ready.store(true, Relaxed);
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        tracing::info!(cameras = config.cameras.len(), http = %config.http.bind, "Ready.");
+        tracing::info!(cameras = board.cameras().count(), http = %bind, "Ready.");
 
-        let verdict = select! {
-            recv(net.signals) -> _ => Ok(()),
-            recv(fatals) -> fault => fault.map_or(Ok(()), Err),
+        let mut complaint = None;
+        let verdict = loop {
+            select! {
+                recv(net.signals) -> _ => break Ok(()),
+                recv(fatals) -> fault => break fault.map_or(Ok(()), Err),
+                recv(orders) -> order => {
+                    let Ok(order) = order else { break Ok(()) };
+                    let _ = sd_notify::notify(&reloading());
+                    let applied = roster::reload(&mut roster, &*reread, &mut complaint);
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+                    // Who asked may have gone.
+                    order.reply.map(|reply| reply.send(applied));
+                }
+            }
         };
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         ready.store(false, Relaxed);
@@ -344,9 +369,9 @@ impl<D: Device> Daemon<D> {
         }
         desk.close();
         drop(stop_cameras);
-        drop(rtsp);
-        let in_time = end(workers, &all_ended, config.grace);
-        net.stop(config.grace);
+        workers.extend(roster.stop());
+        let in_time = end(workers, &all_ended, grace);
+        net.stop(grace);
         for card in board.cameras() {
             let counts = card.ledger.read();
             tracing::info!(
@@ -391,23 +416,6 @@ fn end(workers: Vec<supervise::Worker>, all_ended: &Receiver<Never>, grace: Dura
     }
 }
 
-fn camera_settings(camera: &crate::config::Camera) -> CameraSettings {
-    // A lossless file waits for room by itself and must not be thinned, however slow the engine is.
-    let lossless = matches!(camera.source, Source::File { realtime: false, .. });
-    let ring = if lossless { Duration::from_secs(3600) } else { camera.ring };
-    let frames = camera.ring.as_millis() * MOST_FPS / 1000;
-    CameraSettings {
-        ring,
-        max_frames: usize::try_from(frames.max(2)).unwrap_or(2),
-        drop_policy: camera.drop_policy,
-        backlog_frames: camera.backlog_frames,
-        priority: camera.priority,
-        weight: camera.weight,
-        max_fps: camera.max_fps.map(f64::from),
-        thin: camera.thin_decode,
-    }
-}
-
 /// A class of requests is a camera whose frames nobody thins: who is over the limits is refused before.
 fn request_settings(priority: Priority, limits: &desk::Limits) -> CameraSettings {
     CameraSettings {
@@ -442,16 +450,6 @@ fn report(curve: &Curve) {
         );
     }
     tracing::info!(batch = curve.largest_useful(), "The largest batch that makes frames cheaper.");
-}
-
-fn unknown_classes(spec: &ModelSpec, key: &str, unknown: &[String]) -> Fault {
-    let known: Vec<&str> = spec.labels.iter().map(|l| &**l).filter(|l| !l.is_empty()).collect();
-    Fault::new(
-        Who::Config,
-        "classes",
-        format!("{key}: model {} has no label {}", spec.name, unknown.join(", ")),
-    )
-    .remedy(format!("its labels are: {}", known.join(", ")))
 }
 
 enum Waited<T> {
@@ -514,7 +512,12 @@ struct Net {
 }
 
 impl Net {
-    fn start(config: &Config, listener: std::net::TcpListener, api: http::Api) -> Result<Net, Fault> {
+    fn start(
+        config: &Config,
+        listener: std::net::TcpListener,
+        api: http::Api,
+        order: Sender<Order>,
+    ) -> Result<Net, Fault> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("net")
@@ -530,6 +533,10 @@ impl Net {
             match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
                 (Ok(term), Ok(int)) => drop(runtime.spawn(hear_signals(term, int, heard))),
                 _ => tracing::error!("Signals cannot be heard; stop with SIGKILL."),
+            }
+            match signal(SignalKind::hangup()) {
+                Ok(hup) => drop(runtime.spawn(hear_hangup(hup, order))),
+                Err(_) => tracing::error!("SIGHUP cannot be heard; POST to /api/v1/reload instead."),
             }
         }
         runtime.spawn(feed_watchdog(Arc::clone(&api.stuck)));
@@ -584,6 +591,20 @@ async fn hear_signals(mut term: Signal, mut int: Signal, heard: Sender<()>) {
             std::process::exit(1);
         }
     }
+}
+
+/// SIGHUP has the configuration read again. Many in a row are few: what is read later is newer anyway.
+async fn hear_hangup(mut hup: Signal, order: Sender<Order>) {
+    while hup.recv().await.is_some() {
+        let _ = order.try_send(Order { reply: None });
+        tokio::time::sleep(HANGUPS).await;
+    }
+}
+
+/// What systemd wants to hear before a reload (sd_notify(3)); nothing where it does not listen.
+fn reloading() -> Vec<sd_notify::NotifyState<'static>> {
+    let now = sd_notify::NotifyState::monotonic_usec_now().ok();
+    std::iter::once(sd_notify::NotifyState::Reloading).chain(now).collect()
 }
 
 /// Tells systemd that we live, as long as every shared stage does.

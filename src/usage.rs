@@ -1,6 +1,7 @@
 //! What this process and its box use: CPU time by kind of thread, memory. Read from Linux's `/proc` (proc(5)); elsewhere, or where
 //! it cannot be read, the answer is `None`, and what follows from it is called unknown, never guessed.
 
+use std::collections::HashMap;
 use std::fs;
 use std::time::Duration;
 
@@ -23,6 +24,92 @@ pub fn process_cpu() -> Duration {
 /// that end.
 pub fn ingest_cpu() -> Option<Duration> {
     Some(process_cpu().saturating_sub(shared_cpu()?))
+}
+
+/// What CPU time goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Receiving and decoding, and all that is not named here.
+    Ingest,
+    /// Preprocessing, and the engine if it is the CPU.
+    Infer,
+    /// Boxes, tracks and events.
+    Analyze,
+    /// Copies and paint.
+    Show,
+    /// Encoders of JPEG and video.
+    Encode,
+    /// Sending video by RTSP.
+    Rtsp,
+    /// The event log, HTTP and MQTT.
+    Net,
+}
+
+impl Part {
+    /// All, in the order of their numbers.
+    pub const ALL: [Part; 7] =
+        [Part::Ingest, Part::Infer, Part::Analyze, Part::Show, Part::Encode, Part::Rtsp, Part::Net];
+
+    /// The metric's label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Part::Ingest => "ingest",
+            Part::Infer => "infer",
+            Part::Analyze => "analyze",
+            Part::Show => "show",
+            Part::Encode => "encode",
+            Part::Rtsp => "rtsp",
+            Part::Net => "net",
+        }
+    }
+
+    /// Of a thread of this name; encoders and senders are named by GStreamer, after the elements that feed them.
+    fn of(thread: &str) -> Part {
+        match thread {
+            "infer" => Part::Infer,
+            "analyze" => Part::Analyze,
+            "show" => Part::Show,
+            "publish" | "net" | "weir" => Part::Net,
+            name if name.starts_with("show:") => Part::Encode,
+            name if name == "rtsp" || name.starts_with("show-rtp") => Part::Rtsp,
+            _ => Part::Ingest,
+        }
+    }
+}
+
+/// Adds up CPU time by part, also of threads that have ended since: what such a one used after the last look counts as ingest.
+#[derive(Debug, Default)]
+pub struct Meter {
+    threads: HashMap<String, Duration>,
+    used: [Duration; Part::ALL.len()],
+}
+
+impl Meter {
+    /// What each part has used until now; never less than before.
+    pub fn look(&mut self) -> Option<[(Part, Duration); Part::ALL.len()]> {
+        let mut threads = HashMap::new();
+        for task in fs::read_dir("/proc/self/task").ok()? {
+            let task = task.ok()?;
+            let Ok(name) = fs::read_to_string(task.path().join("comm")) else { continue };
+            let part = Part::of(name.trim());
+            let stat = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            let nanos = stat.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+            if let (Some(nanos), true) = (nanos, part != Part::Ingest) {
+                let (id, used) =
+                    (task.file_name().to_string_lossy().into_owned(), Duration::from_nanos(nanos));
+                // Less than before: another thread of the same number.
+                let before =
+                    self.threads.get(&id).filter(|before| **before <= used).copied().unwrap_or_default();
+                self.used[part as usize] += used - before;
+                threads.insert(id, used);
+            }
+        }
+        self.threads = threads;
+        let others: Duration = self.used.iter().skip(1).sum();
+        let ingest = &mut self.used[Part::Ingest as usize];
+        *ingest = (*ingest).max(process_cpu().saturating_sub(others));
+        Some(Part::ALL.map(|part| (part, self.used[part as usize])))
+    }
 }
 
 /// CPU time of the threads that serve all cameras.
@@ -93,6 +180,21 @@ mod tests {
         assert!(burn("infer", shared_cpu) >= most);
         assert!(burn("multiqueue0:src", ingest_cpu) >= most);
         assert!(burn("cam-door", ingest_cpu) >= most);
+    }
+
+    #[test]
+    fn what_a_thread_used_stays_counted_when_it_has_ended() {
+        use std::sync::{Mutex, PoisonError};
+        static METER: Mutex<Option<Meter>> = Mutex::new(None);
+        fn encode() -> Option<Duration> {
+            let mut meter = METER.lock().unwrap_or_else(PoisonError::into_inner);
+            meter.get_or_insert_default().look().map(|parts| parts[Part::Encode as usize].1)
+        }
+        let used = burn("show:src", encode);
+        assert!(used >= Duration::from_millis(290), "{used:?}");
+        let ended = encode();
+        assert!(ended >= Some(used), "{ended:?} after {used:?}");
+        assert!(burn("show:src", encode) >= Duration::from_millis(290));
     }
 
     #[test]

@@ -242,6 +242,23 @@ fn every_key_arrives() {
         password_file = "porch-password"
         prefix = "site/weir"
         max_inflight = 9
+        [video]
+        max_viewers = 3
+        jpeg_quality = 70
+        trail_ms = 0
+        line_width = 4.5
+        label_size = 20
+        labels = false
+        camera_name = false
+        clock = false
+        [rtsp_server]
+        bind = "127.0.0.1:0"
+        encoders = ["x264enc", "x265enc"]
+        max_streams = 2
+        bitrate_kbps = 900
+        max_width = 640
+        max_fps = 12.5
+        show = "all"
         [log]
         format = "json"
         level = "info,weir::stage=debug"
@@ -259,6 +276,16 @@ fn every_key_arrives() {
         stall_ms = 700
         zones.door = { polygon = [[0, 0], [1, 0], [1, 1]], dwell_ms = 900, classes = ["person"] }
         lines.gate = { ends = [[0, 0.5], [1, 0.5]] }
+        masks.left.polygon = [[0, 0], [0.25, 0], [0.25, 1]]
+        [cameras.zulu.restream]
+        codec = "h265"
+        bitrate_kbps = 500
+        max_width = 320
+        max_fps = 5
+        always = true
+        show = "analysed"
+        raw = false
+        raw_shows_hidden = true
         [cameras.alpha]
         tenant = "lab"
         source = "file:video.mp4"
@@ -497,4 +524,35 @@ mod mutations {
             }
         }
     }
+}
+
+#[test]
+fn between_two_configurations_cameras_come_change_and_go() {
+    let world = World::usual().file("a-password", "one").file("other-video.mp4", "");
+    let camera =
+        |name: &str, rest: &str| format!("[cameras.{name}]\nsource = \"rtsp://10.0.0.1/{name}\"\n{rest}\n");
+    let secret = "user = \"u\"\npassword_file = \"a-password\"";
+    let model = "[model]\nname = \"demo\"\n";
+    let text = |rest: &[String]| format!("{model}{}", rest.concat());
+    let load = |world: &World, text: &str| world.load(text).expect("it is good").0;
+    let old = text(&[camera("stays", ""), camera("goes", ""), camera("secret", secret), camera("zoned", "")]);
+    let before = load(&world, &old);
+    assert!(weir::config::between(&before, &load(&world, &old)).is_empty());
+
+    let new = text(&[
+        camera("comes", ""),
+        camera("stays", ""),
+        camera("secret", secret),
+        camera("zoned", "max_fps = 5"),
+        "[batcher]\nmax_wait_ms = 7\n[track]\nlost_ms = 3000\n".to_owned(),
+    ]);
+    // The password is another one, though the file's text is the same.
+    let after = load(&world.file("a-password", "two"), &new);
+    let changes = weir::config::between(&before, &after);
+    let names =
+        |cameras: &[weir::config::Camera]| cameras.iter().map(|c| c.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(&changes.added), ["comes"]);
+    assert_eq!(names(&changes.changed), ["secret", "zoned"]);
+    assert_eq!(changes.removed, ["goes".into()]);
+    assert_eq!(changes.restart, ["[batcher]", "[track]"]);
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, unbounded};
 use weir::board::Board;
 use weir::clock::{Clock, ManualClock, SystemClock, Tick, Wall, bell};
-use weir::config::{DropPolicy, Priority};
+use weir::config::DropPolicy;
 use weir::device::Device;
 use weir::device::scripted::{Scripted, ScriptedOutputs};
 use weir::fault::{Fault, Who};
@@ -53,7 +53,8 @@ fn rig_with(
         ..CameraSettings::default()
     };
     let beat = Beat::new(clock.now());
-    let (ports, intake) = intake(settings, &[camera.clone(), camera], &board, &clock, beat);
+    let (ports, intake) =
+        intake(settings, &[(CameraId(0), camera.clone()), (CameraId(1), camera)], &board, &clock, beat);
     let mut runs = 0;
     let device = prepare(Scripted::new(
         most,
@@ -72,7 +73,6 @@ fn rig_with(
         intake,
         engine,
         pacer: Pacer::new(objective, curve),
-        priorities: vec![Priority::Realtime; 2],
         results: tx,
         board: Arc::clone(&board),
         clock,
@@ -141,13 +141,12 @@ fn frames_that_wait_at_the_stop_are_still_inferred() {
         .try_iter()
         .map(|work| match work {
             Work::Batch { frames, .. } => frames.len(),
-            Work::Lost { .. } => 0,
+            Work::Joined { .. } | Work::Lost { .. } => 0,
         })
         .sum();
     let dropped: u64 = rig
         .board
         .cameras()
-        .iter()
         .map(|c| c.ledger.read().of(Fate::Skipped) + c.ledger.read().of(Fate::Overrun))
         .sum();
     assert_eq!(sent as u64 + dropped, 10);
@@ -231,7 +230,7 @@ fn the_next_batch_is_taken_shortly_before_the_last_one_is_done() {
     beside.done.store(2, SeqCst);
     let frames = |work| match work {
         Work::Batch { frames, .. } => frames.len(),
-        Work::Lost { .. } => 0,
+        _ => 0,
     };
     let wait = Duration::from_secs(10);
     assert_eq!(frames(beside.rig.results.recv_timeout(wait).expect("the first batch")), 1);

@@ -59,6 +59,7 @@ fn decode(
         zones: Vec::new(),
         lines: Vec::new(),
         privacy: Default::default(),
+        restream: Default::default(),
     };
     let (pictures, units) = (Arc::new(Mutex::new(Pictures::new())), Arc::new(Mutex::new(Vec::new())));
     let (into, came) = (Arc::clone(&pictures), Arc::clone(&units));

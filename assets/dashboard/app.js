@@ -141,6 +141,12 @@ async function cameras() {
     }
     tile.show(camera);
   }
+  // Those that were taken out of the configuration go.
+  for (const [name, tile] of tiles) {
+    if (cameras.some((camera) => camera.name === name)) continue;
+    tile.item.remove();
+    tiles.delete(name);
+  }
   const count = (state) => cameras.filter((camera) => camera.state === state).length;
   const away = cameras.filter((camera) => camera.state !== 'online').map((camera) => camera.name);
   say($('summary'), `${count('online')} of ${cameras.length} cameras online${away.length ? `; not: ${away.join(', ')}` : ''}`);

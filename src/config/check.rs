@@ -13,7 +13,8 @@ use super::file::{At, Section, printable};
 use super::problem::Problems;
 use super::{
     Batcher, Camera, Config, DropPolicy, Events, Execution, Hide, Http, Infer, Line, Log, LogFormat, Model,
-    Mqtt, MqttTls, Priority, Privacy, Provider, RtspServer, Source, Track, Video, Zone, secret, source,
+    Mqtt, MqttTls, Priority, Privacy, Provider, Restream, RtspServer, Source, Style, Track, Video, Zone,
+    restream, secret, source,
 };
 
 /// What a check works with.
@@ -91,10 +92,15 @@ pub(super) fn config(check: &mut Check<'_>, file: &Section) -> Option<Config> {
     if let Some(track) = &track {
         still_tracks(check, file, track);
     }
+    let server = file.section("rtsp_server");
     let mut cameras: Vec<_> = file
         .named("cameras")
         .iter()
-        .map(|(name, _, section)| camera(check, name, section, batcher_keys))
+        .map(|(name, _, section)| {
+            let mut camera = camera(check, name, section, batcher_keys)?;
+            camera.restream = restream::check(check, section, server, &camera.privacy);
+            Some(camera)
+        })
         .collect();
     same_source(check, file, &cameras);
     let tenants = super::tenants::check(check, file, &mut cameras);
@@ -125,6 +131,13 @@ pub(super) fn config(check: &mut Check<'_>, file: &Section) -> Option<Config> {
             max_viewers: video.int("max_viewers") as usize,
             jpeg_quality: video.int("jpeg_quality") as u32,
             trail: ms(video, "trail_ms"),
+            style: Style {
+                line: video.float("line_width"),
+                text: video.float("label_size"),
+                labels: video.bool("labels"),
+                name: video.bool("camera_name"),
+                clock: video.bool("clock"),
+            },
         },
         rtsp_server: rtsp_server?,
         log: log?,
@@ -347,14 +360,7 @@ fn rtsp_server(check: &mut Check<'_>, section: &Section) -> Option<RtspServer> {
     }
     // A login that was asked for and is not there is a problem that has been reported.
     let login = if wants_login { Some(login?) } else { None };
-    Some(RtspServer {
-        bind,
-        encoders,
-        bitrate: section.int("bitrate_kbps") as u32,
-        width: section.opt_int("max_width").map(|n| n as u32),
-        max_streams: section.int("max_streams") as usize,
-        login,
-    })
+    Some(RtspServer { bind, encoders, max_streams: section.int("max_streams") as usize, login })
 }
 
 fn http(check: &mut Check<'_>, section: &Section) -> Option<Http> {
@@ -500,6 +506,7 @@ fn camera(check: &mut Check<'_>, name: &str, section: &Section, batcher: &Sectio
             hide_by: if section.text("hide_by") == Some("fill") { Hide::Fill } else { Hide::Blur },
             masks: masks.into_iter().collect::<Option<_>>()?,
         },
+        restream: Restream::default(),
     })
 }
 

@@ -317,7 +317,8 @@ static MQTT: Table = Table {
 };
 
 static VIDEO: Table = Table {
-    doc: "Pictures for people: the dashboard, snapshot.jpg and stream.mjpg. Nothing is painted or encoded while nobody watches.",
+    doc: "Pictures for people: the dashboard, snapshot.jpg and stream.mjpg. Nothing is painted or encoded while nobody watches.
+What is painted is the same for RTSP.",
     keys: &[
         key(
             "max_viewers",
@@ -332,11 +333,43 @@ static VIDEO: Table = Table {
             Default("1500"),
             "How much of its past the trail behind an object shows; 0 shows none.",
         ),
+        key(
+            "line_width",
+            Float(0.5, 50.0),
+            Default("2.8"),
+            "How thick the lines of boxes are, in thousandths of the picture's height; never less than two pixels.",
+        ),
+        key(
+            "label_size",
+            Float(5.0, 200.0),
+            Default("28"),
+            "How high the letters are, in thousandths of the picture's height; never less than 13 pixels.",
+        ),
+        key(
+            "labels",
+            Bool,
+            Default("true"),
+            "Name, number and score beside each box. In a crowd those that would cover another label are left out.",
+        ),
+        key("camera_name", Bool, Default("true"), "The camera's name in the upper left corner."),
+        key("clock", Bool, Default("true"), "When the frame arrived, in UTC, in the upper right corner."),
     ],
 };
 
+const CODEC: &str = "h264 plays everywhere. h265 needs half the bits and, without hardware, several times the work; where no encoder for it works,
+H.264 is sent, and the log says so.";
+const BITRATE: &str = "Of one camera's stream.";
+const MAX_WIDTH: &str = "Wider pictures are shrunk to so many columns.";
+const OUT_FPS: &str = "The most pictures a second, evenly spaced. When it is not written: as they come.";
+const ALWAYS: &str = "true: encoded also while nobody watches, so that who comes waits for nothing.";
+const SHOW: &str = "analysed: a frame that was not analysed is not shown, so boxes never lag.
+all: those are shown too, at the camera's rate; they carry the corners of the last boxes, for up to a second. All frames are decoded then.
+A camera with `hide` shows analysed ones only: where nobody looked, nobody can be hidden.";
+const RAW: &str = "The camera's own stream, not decoded, at rtsp://HOST:PORT/NAME/raw: what it sends, without a second connection to it.
+Cameras with masks or `hide` refuse that: see raw_shows_hidden.";
+
 static RTSP_SERVER: Table = Table {
-    doc: "Annotated video as H.264 at rtsp://HOST:PORT/NAME, over TCP and UDP. Without this table there is none.",
+    doc: "Annotated video at rtsp://HOST:PORT/NAME, over TCP and UDP. Without this table there is none.",
     keys: &[
         key(
             "bind",
@@ -350,14 +383,51 @@ static RTSP_SERVER: Table = Table {
         key("password", Refused(NO_PASSWORD), Optional(""), ""),
         key(
             "encoders",
-            Words(&["nvh264enc", "vah264enc", "qsvh264enc", "v4l2h264enc", "x264enc", "openh264enc"]),
-            Default("[\"nvh264enc\", \"vah264enc\", \"qsvh264enc\", \"v4l2h264enc\", \"x264enc\", \"openh264enc\"]"),
-            "GStreamer's encoders in order of preference. Each encodes a picture at start; the first that can is used.
+            Words(&[
+                "nvh264enc",
+                "vah264enc",
+                "qsvh264enc",
+                "v4l2h264enc",
+                "x264enc",
+                "openh264enc",
+                "nvh265enc",
+                "vah265enc",
+                "qsvh265enc",
+                "v4l2h265enc",
+                "x265enc",
+            ]),
+            Default("[\"nvh264enc\", \"vah264enc\", \"qsvh264enc\", \"v4l2h264enc\", \"x264enc\", \"openh264enc\", \"nvh265enc\", \"vah265enc\", \"qsvh265enc\", \"v4l2h265enc\", \"x265enc\"]"),
+            "GStreamer's encoders in order of preference. Each of a codec that is used encodes a picture at start; the first that can is used.
 The log and GET /api/v1/devices say which, and why not those before it.",
         ),
-        key("bitrate_kbps", Int(100, 100_000), Default("4000"), "Of one camera's stream."),
-        key("max_width", Int(64, 8_192), Optional("1280"), "Wider pictures are shrunk to so many columns."),
         key("max_streams", Int(1, 256), Default("16"), "Cameras that are encoded at a time. One more gets 503."),
+        key("codec", Word(&["h264", "h265"]), Default("\"h264\""), CODEC),
+        key("bitrate_kbps", Int(100, 100_000), Default("4000"), BITRATE),
+        key("max_width", Int(64, 8_192), Optional("1280"), MAX_WIDTH),
+        key("max_fps", Float(0.1, 240.0), Optional("10.0"), OUT_FPS),
+        key("always", Bool, Default("false"), ALWAYS),
+        key("show", Word(&["analysed", "all"]), Default("\"analysed\""), SHOW),
+        key("raw", Bool, Default("true"), RAW),
+    ],
+};
+
+static RESTREAM: Table = Table {
+    doc: "This camera's way out by RTSP, where it differs from [rtsp_server].",
+    keys: &[
+        key("codec", Word(&["h264", "h265"]), Optional("\"h265\""), CODEC),
+        key("bitrate_kbps", Int(100, 100_000), Optional("2000"), BITRATE),
+        key("max_width", Int(64, 8_192), Optional("960"), MAX_WIDTH),
+        key("max_fps", Float(0.1, 240.0), Optional("5.0"), OUT_FPS),
+        key("always", Bool, Optional("true"), ALWAYS),
+        key("show", Word(&["analysed", "all"]), Optional("\"all\""), SHOW),
+        key("raw", Bool, Optional("false"), RAW),
+        key(
+            "raw_shows_hidden",
+            Bool,
+            Default("false"),
+            "true: /NAME/raw is there although this camera has masks or `hide`, which cannot be painted into it: who watches it sees
+everything.",
+        ),
     ],
 };
 
@@ -512,6 +582,7 @@ The network may miss one: what must never be seen needs a mask.",
             Default("\"blur\""),
             "blur: by few large squares. fill: by black.",
         ),
+        key("restream", Kind::Table(&RESTREAM), Optional(""), ""),
         key("masks", Named("mask", &MASK), Optional("neighbour"), ""),
         key("zones", Named("zone", &ZONE), Optional("door"), ""),
         key("lines", Named("line", &LINE), Optional("gate"), ""),

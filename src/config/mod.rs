@@ -4,12 +4,14 @@
 //! hold no `Option` that is always set, and no secret that `Debug` would print. Every key is said once, in
 //! [`keys`]: its type, range, default and meaning.
 
+mod change;
 mod check;
 mod env;
 mod file;
 mod keys;
 mod problem;
 mod redact;
+mod restream;
 mod schema;
 mod secret;
 mod shape;
@@ -24,8 +26,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
+pub use change::{Changes, between};
 pub use env::{Env, Stat, System};
 pub use problem::{Problem, Report};
 
@@ -58,7 +61,7 @@ pub struct Config {
     pub log: Log,
     /// `[shutdown] grace_ms`: how long a stop may take before the process exits anyway. Default 10 s.
     pub grace: Duration,
-    /// `[cameras.NAME]`, in the order of the file. [`crate::frame::CameraId`] is the index.
+    /// `[cameras.NAME]`, in the order of the file. [`crate::frame::CameraId`] is the index for those that are there at start.
     pub cameras: Vec<Camera>,
 }
 
@@ -111,7 +114,7 @@ pub fn reference() -> String {
 }
 
 /// `[model]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     /// The `.onnx` file. From `path`, or found by `name` in `[model] dirs`.
     pub file: PathBuf,
@@ -122,7 +125,7 @@ pub struct Model {
 }
 
 /// `[infer]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Infer {
     /// `onnxruntime = "…/libonnxruntime.so"`; absent: searched where `weir --help` says.
     pub onnxruntime: Option<PathBuf>,
@@ -280,7 +283,7 @@ pub struct Tenant {
 }
 
 /// `[mqtt]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mqtt {
     /// From `url = "mqtt://HOST:PORT"` or `mqtts://`.
     pub host: String,
@@ -299,7 +302,7 @@ pub struct Mqtt {
 }
 
 /// TLS towards the broker. The host name is always verified.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MqttTls {
     /// A PEM file with the CA to trust; absent: the system's.
     pub ca_file: Option<PathBuf>,
@@ -314,6 +317,12 @@ pub struct Login {
     pub password: SecretString,
 }
 
+impl PartialEq for Login {
+    fn eq(&self, other: &Self) -> bool {
+        self.user == other.user && self.password.expose_secret() == other.password.expose_secret()
+    }
+}
+
 /// `[video]`: pictures for people.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Video {
@@ -323,19 +332,103 @@ pub struct Video {
     pub jpeg_quality: u32,
     /// How much of its past a track's trail shows; zero: none. Default 1.5 s.
     pub trail: Duration,
+    /// How it is painted.
+    pub style: Style,
+}
+
+/// What is painted over pictures, and how large.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Style {
+    /// `line_width`: how thick the lines of boxes are, in thousandths of the picture's height. Default 2.8.
+    pub line: f32,
+    /// `label_size`: how high letters are, in thousandths of the picture's height. Default 28.
+    pub text: f32,
+    /// `labels`: name, number and score beside each box. Default true.
+    pub labels: bool,
+    /// `camera_name`: in the upper left corner. Default true.
+    pub name: bool,
+    /// `clock`: when the frame arrived, in the upper right corner. Default true.
+    pub clock: bool,
+}
+
+impl Default for Style {
+    fn default() -> Self {
+        Style { line: 2.8, text: 28.0, labels: true, name: true, clock: true }
+    }
+}
+
+/// `[cameras.NAME.restream]`, and `[rtsp_server]` for what is not written there: a camera's way out by RTSP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Restream {
+    /// `codec`. Default H.264.
+    pub codec: Codec,
+    /// `bitrate_kbps`. Default 4000.
+    pub bitrate: u32,
+    /// `max_width`: pictures that are wider are shrunk to so many columns; absent: never.
+    pub width: Option<u32>,
+    /// `max_fps`: the most pictures a second; absent: as they come.
+    pub max_fps: Option<f32>,
+    /// `always`: encoded also while nobody watches. Default false.
+    pub always: bool,
+    /// `show`. Default analysed.
+    pub show: Show,
+    /// `raw`: the camera's own stream at /NAME/raw. Default true.
+    pub raw: bool,
+    /// `raw_shows_hidden`: even though it shows what masks and `hide` cover. Default false.
+    pub raw_shows_hidden: bool,
+}
+
+impl Default for Restream {
+    fn default() -> Self {
+        Restream {
+            codec: Codec::H264,
+            bitrate: 4000,
+            width: None,
+            max_fps: None,
+            always: false,
+            show: Show::Analysed,
+            raw: true,
+            raw_shows_hidden: false,
+        }
+    }
+}
+
+/// What video is encoded as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Codec {
+    /// H.264, which everything plays.
+    #[default]
+    H264,
+    /// H.265: half the bits, and much more work without hardware.
+    H265,
+}
+
+impl std::fmt::Display for Codec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Codec::H264 => "H.264",
+            Codec::H265 => "H.265",
+        })
+    }
+}
+
+/// Which frames are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Show {
+    /// Those that were analysed, with what was seen on them.
+    #[default]
+    Analysed,
+    /// All, at the camera's rate: those that were not analysed carry the boxes of the last one that was, marked as such.
+    All,
 }
 
 /// `[rtsp_server]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RtspServer {
     /// Default 127.0.0.1:8554.
     pub bind: SocketAddr,
     /// GStreamer's names of encoders, the best first; at least one.
     pub encoders: Vec<String>,
-    /// Kilobits a second. Default 4000.
-    pub bitrate: u32,
-    /// Pictures that are wider are shrunk to this many columns; absent: never.
-    pub width: Option<u32>,
     /// Cameras that are encoded at a time. Default 16.
     pub max_streams: usize,
     /// Whoever watches must know it (digest authentication); absent: anybody may watch.
@@ -367,7 +460,7 @@ pub enum LogFormat {
 }
 
 /// `[cameras.NAME]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Camera {
     /// `[a-z0-9_-]`, 1 to 64 characters: safe in topics, URLs and file names.
     pub name: Arc<str>,
@@ -397,6 +490,8 @@ pub struct Camera {
     pub lines: Vec<Line>,
     /// What nobody may see.
     pub privacy: Privacy,
+    /// Its way out by RTSP.
+    pub restream: Restream,
 }
 
 /// What nobody may see of a camera. Holds for every picture that leaves the box, not for the analysis.
@@ -421,7 +516,7 @@ pub enum Hide {
 }
 
 /// Where pictures come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     /// `rtsp://` or `rtsps://`.
     Rtsp(Rtsp),
@@ -449,7 +544,7 @@ pub enum Source {
 }
 
 /// An RTSP camera.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rtsp {
     /// Without userinfo: that part is taken out where the URL is parsed.
     pub url: url::Url,

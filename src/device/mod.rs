@@ -7,6 +7,7 @@ pub mod nvidia;
 pub mod scripted;
 pub mod software;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -72,6 +73,20 @@ pub trait Source {
     /// # Errors
     /// When the source cannot seek.
     fn rewind(&mut self) -> Result<(), Fault>;
+
+    /// From now on tells `tap` what the camera sends. A source that decodes nothing, or in a way that does not show it, ignores this.
+    fn tap(&mut self, tap: Arc<dyn Tap>) {
+        let _ = tap;
+    }
+}
+
+/// Hears each encoded picture as the camera sent it, in decoding order, also those that are not decoded. Called on the source's own
+/// thread; must not block.
+pub trait Tap: Send + Sync {
+    /// An access unit, and what it is.
+    fn unit(&self, caps: &gstreamer::Caps, unit: &gstreamer::Buffer);
+    /// The source has ended.
+    fn ended(&self);
 }
 
 /// Where a source delivers to.

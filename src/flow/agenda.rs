@@ -35,6 +35,13 @@ impl<K: Ord + Copy> Agenda<K> {
         }
     }
 
+    /// Takes a camera off the list, wherever it stands: O(cameras), for one that goes for good.
+    pub fn remove(&mut self, camera: CameraId) {
+        if std::mem::take(&mut self.listed[camera.index()]) {
+            self.heap.retain(|Reverse((_, other))| *other != camera);
+        }
+    }
+
     /// The camera with the lowest key by the `truth`, which is `None` for one that no longer belongs here.
     pub fn first(&mut self, mut truth: impl FnMut(CameraId) -> Option<K>) -> Option<(K, CameraId)> {
         while let Some(mut top) = self.heap.peek_mut() {

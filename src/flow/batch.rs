@@ -152,6 +152,8 @@ struct Camera<T> {
 /// Times given to it never run backwards: an earlier one than before counts as the latest.
 pub struct Batcher<T> {
     max_batch_frames: usize,
+    /// As configured, and as the shortest ring allows.
+    most_wait: Duration,
     max_wait: Duration,
     wait: Wait,
     /// By [`CameraId`].
@@ -225,6 +227,7 @@ impl<T> Batcher<T> {
     pub fn new(settings: Settings) -> Self {
         Batcher {
             max_batch_frames: settings.max_batch_frames.max(1),
+            most_wait: settings.max_wait,
             max_wait: settings.max_wait,
             wait: Wait::Always(settings.max_wait),
             cameras: Vec::new(),
@@ -271,6 +274,32 @@ impl<T> Batcher<T> {
         };
         let before = self.cameras[id.index()].replace(camera);
         assert!(before.is_none(), "camera {} was added twice", id.0);
+    }
+
+    /// A camera goes; it may be added again, with other settings. What waits of it is left out: follow it with
+    /// [`Batcher::take_dropped`]. Nothing happens when it is not there.
+    pub fn remove_camera(&mut self, id: CameraId) {
+        if !self.has(id) {
+            return;
+        }
+        self.offline(id);
+        let camera = camera(&mut self.cameras, id);
+        let waiting = camera.ring.len();
+        self.waiting -= waiting;
+        self.realtime_waiting -= if camera.settings.is_realtime() { waiting } else { 0 };
+        let rest = std::iter::from_fn(|| camera.ring.pop());
+        self.dropped.extend(rest.map(|(key, item)| (key, item, Fate::Skipped)));
+        self.turns.remove(id);
+        self.by_oldest.remove(id);
+        self.by_due.remove(id);
+        self.cameras[id.index()] = None;
+        let shortest = self.cameras.iter().flatten().map(|camera| camera.settings.ring / 2).min();
+        self.max_wait = self.most_wait.min(shortest.unwrap_or(Duration::MAX));
+    }
+
+    /// Whether this camera is there.
+    pub fn has(&self, id: CameraId) -> bool {
+        self.cameras.get(id.index()).is_some_and(Option::is_some)
     }
 
     /// From now on waits like this. Never longer than the limits given before.

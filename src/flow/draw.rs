@@ -2,7 +2,8 @@
 //!
 //! A [`DrawList`] belongs to one frame and is made of that frame's own results, so that no box ever lags behind its
 //! picture: a track that this frame does not show is not drawn. Covers (privacy) come first and hold for everybody;
-//! marks (boxes, trails, labels) are only for who asks for them.
+//! marks (boxes, trails, labels) are only for who asks for them. A frame that was not analysed can carry the marks of
+//! the last one that was, [`aged`].
 //!
 //! Coordinates are pixels of the source picture; the painter scales them.
 
@@ -10,8 +11,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Tick;
-use crate::config::{Hide, Privacy};
+use crate::clock::{Tick, Wall};
+use crate::config::{Hide, Privacy, Style};
 use crate::flow::track::{TrackId, TrackView};
 use crate::frame::{BBox, Detection, Size, Stamp};
 
@@ -43,6 +44,22 @@ pub enum Mark {
         /// In which colour.
         colour: Rgb,
     },
+    /// The corners of a box that something had on an earlier frame: where it is now, nobody has looked.
+    Corners {
+        /// Where it was.
+        bbox: BBox,
+        /// In which colour.
+        colour: Rgb,
+    },
+    /// What is written beside a box; the painter finds a [`place`] for it.
+    Tag {
+        /// The box.
+        bbox: BBox,
+        /// What it says.
+        text: String,
+        /// The plate's colour.
+        plate: Rgb,
+    },
     /// Where something came from: a line through these points, oldest first.
     Trail {
         /// In source pixels.
@@ -68,8 +85,6 @@ pub enum Mark {
 pub enum Corner {
     /// The plate lies below and right of its anchor.
     TopLeft,
-    /// Above and right.
-    BottomLeft,
     /// Below and left.
     TopRight,
 }
@@ -83,6 +98,8 @@ pub struct DrawList {
     pub covers: Vec<Cover>,
     /// Painted in this order, for who wants them.
     pub marks: Vec<Mark>,
+    /// What is said of the frame itself: painted with the marks, after them.
+    pub legend: Vec<Mark>,
 }
 
 /// What a frame's analysis says that can be painted.
@@ -105,8 +122,9 @@ pub struct Artist {
     colours: Vec<Rgb>,
     /// By class: how its objects are hidden.
     hide: Vec<Option<Hide>>,
-    masks: Vec<Vec<[f32; 2]>>,
+    privacy: Privacy,
     trail: Duration,
+    style: Style,
     trails: HashMap<TrackId, VecDeque<(Tick, [f32; 2])>>,
 }
 
@@ -119,15 +137,22 @@ const SURE: f32 = 0.25;
 
 impl Artist {
     /// For the camera of this name, whose network has these labels.
-    pub fn new(name: Arc<str>, privacy: &Privacy, labels: &[Arc<str>], trail: Duration) -> Artist {
+    pub fn new(
+        name: Arc<str>,
+        privacy: &Privacy,
+        labels: &[Arc<str>],
+        trail: Duration,
+        style: Style,
+    ) -> Artist {
         let hides = |label: &Arc<str>| privacy.hide.iter().any(|hidden| **hidden == **label);
         Artist {
             name,
             labels: labels.to_vec(),
             colours: labels.iter().map(|label| colour_of(label)).collect(),
             hide: labels.iter().map(|label| hides(label).then_some(privacy.hide_by)).collect(),
-            masks: privacy.masks.clone(),
+            privacy: privacy.clone(),
             trail,
+            style,
             trails: HashMap::new(),
         }
     }
@@ -135,7 +160,12 @@ impl Artist {
     /// What to paint on the frame that this was seen in.
     pub fn draw(&mut self, seen: &Seen<'_>) -> DrawList {
         let now = seen.stamp.arrived;
-        let mut list = DrawList { size: seen.size, covers: self.masks(seen.size), marks: Vec::new() };
+        let mut list = DrawList {
+            size: seen.size,
+            covers: masks(&self.privacy, seen.size),
+            marks: Vec::new(),
+            legend: legend(&self.name, seen.stamp.wall, seen.size, &self.style),
+        };
         for detection in seen.found.iter().filter(|found| found.score >= SURE) {
             list.covers.extend(self.cover(detection.class, &detection.bbox));
         }
@@ -145,7 +175,7 @@ impl Artist {
         }
         if list.covers.iter().any(|cover| cover.how == Hide::Blur) {
             // Once more: a square that is half masked was given a mean.
-            list.covers.extend(self.masks(seen.size));
+            list.covers.extend(masks(&self.privacy, seen.size));
         }
         self.remember(now, seen.tracks);
         let shown = || seen.tracks.iter().filter(|track| track.seen == now);
@@ -158,31 +188,15 @@ impl Artist {
         for track in shown() {
             list.marks.push(Mark::Outline { bbox: track.bbox, colour: self.colour(track.class) });
         }
-        for track in shown() {
+        for track in shown().filter(|_| self.style.labels) {
             let label = self.labels.get(usize::from(track.class)).map_or("?", |label| label);
-            list.marks.push(Mark::Label {
-                at: [track.bbox.x, track.bbox.y],
-                corner: Corner::BottomLeft,
+            list.marks.push(Mark::Tag {
+                bbox: track.bbox,
                 text: format!("{label} {} · {:.0} %", track.id.0, track.score * 100.0),
                 plate: self.colour(track.class),
             });
         }
-        let right = seen.size.width as f32;
-        let (corner, plate) = (Corner::TopLeft, BLACK);
-        list.marks.push(Mark::Label { at: [0.0, 0.0], corner, text: self.name.to_string(), plate });
-        let text = clock(&seen.stamp.wall.rfc3339());
-        list.marks.push(Mark::Label { at: [right, 0.0], corner: Corner::TopRight, text, plate });
         list
-    }
-
-    /// What nobody may see of any picture of this camera.
-    pub fn masks(&self, size: Size) -> Vec<Cover> {
-        let (width, height) = (size.width as f32, size.height as f32);
-        let scaled = |mask: &Vec<[f32; 2]>| Cover {
-            polygon: mask.iter().map(|[x, y]| [x * width, y * height]).collect(),
-            how: Hide::Fill,
-        };
-        self.masks.iter().map(scaled).collect()
     }
 
     fn colour(&self, class: u16) -> Rgb {
@@ -211,6 +225,86 @@ impl Artist {
     }
 }
 
+/// What nobody may see of any picture of this camera.
+pub fn masks(privacy: &Privacy, size: Size) -> Vec<Cover> {
+    let (width, height) = (size.width as f32, size.height as f32);
+    let scaled = |mask: &Vec<[f32; 2]>| Cover {
+        polygon: mask.iter().map(|[x, y]| [x * width, y * height]).collect(),
+        how: Hide::Fill,
+    };
+    privacy.masks.iter().map(scaled).collect()
+}
+
+/// What is said of a frame: its camera, and when it arrived.
+pub fn legend(name: &str, wall: Wall, size: Size, style: &Style) -> Vec<Mark> {
+    let label = |at, corner, text| Mark::Label { at, corner, text, plate: BLACK };
+    let mut legend = Vec::new();
+    if style.name {
+        legend.push(label([0.0, 0.0], Corner::TopLeft, name.to_owned()));
+    }
+    if style.clock {
+        legend.push(label([size.width as f32, 0.0], Corner::TopRight, clock(&wall.rfc3339())));
+    }
+    legend
+}
+
+/// The marks of an earlier frame, as such: of a box its corners, and no words, which would claim too much.
+pub fn aged(marks: &[Mark]) -> Vec<Mark> {
+    let corners = |mark: &Mark| match mark {
+        Mark::Outline { bbox, colour } | Mark::Corners { bbox, colour } => {
+            Some(Mark::Corners { bbox: *bbox, colour: *colour })
+        }
+        Mark::Tag { .. } | Mark::Trail { .. } | Mark::Label { .. } => None,
+    };
+    marks.iter().filter_map(corners).collect()
+}
+
+/// Where the plates of labels go, in the picture and none upon another: above its box where there is room, else inside or below it.
+/// A plate for which there is no room is left out, one of an object farther away first (whose box ends higher up). `taken` is
+/// where nothing may go. In pixels; a plate is its width and height.
+pub fn place(
+    boxes: &[BBox],
+    plates: &[[f32; 2]],
+    picture: [f32; 2],
+    taken: &[BBox],
+) -> Vec<Option<[f32; 2]>> {
+    let mut order: Vec<usize> = (0..boxes.len().min(plates.len())).collect();
+    let bottom = |i: usize| boxes[i].y + boxes[i].h;
+    order.sort_by(|a, b| bottom(*b).total_cmp(&bottom(*a)).then(a.cmp(b)));
+    let mut taken = taken.to_vec();
+    let mut places = vec![None; boxes.len()];
+    for i in order {
+        let (b, [w, h]) = (boxes[i], plates[i]);
+        let (left, right) = (b.x, b.x + b.w - w);
+        let (above, inside, below, foot) = (b.y - h, b.y, b.y + b.h, b.y + b.h - h);
+        let candidates = [
+            [left, above],
+            [left, inside],
+            [left, below],
+            [right, above],
+            [right, below],
+            [left, foot],
+            // A box that reaches out of the picture, or fills it.
+            [left, above.max(0.0).min(picture[1] - h)],
+        ];
+        let free = candidates.into_iter().find_map(|[x, y]| {
+            let x = x.min(picture[0] - w).max(0.0);
+            let plate = BBox { x, y, w, h };
+            let fits = y >= 0.0 && y + h <= picture[1] && w <= picture[0];
+            (fits && !taken.iter().any(|other| overlap(other, &plate))).then_some(plate)
+        });
+        if let Some(plate) = free {
+            places[i] = Some([plate.x, plate.y]);
+            taken.push(plate);
+        }
+    }
+    places
+}
+
+fn overlap(a: &BBox, b: &BBox) -> bool {
+    a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h
+}
+
 /// What is painted where a camera has no picture.
 pub fn no_signal(size: Size, name: &str, lines: &[String]) -> DrawList {
     let (width, height) = (size.width as f32, size.height as f32);
@@ -219,7 +313,7 @@ pub fn no_signal(size: Size, name: &str, lines: &[String]) -> DrawList {
     for (line, row) in lines.iter().zip(0u8..) {
         marks.push(label([width * 0.06, height * (0.42 + 0.12 * f32::from(row))], Corner::TopLeft, line));
     }
-    DrawList { size, covers: Vec::new(), marks }
+    DrawList { size, covers: Vec::new(), marks, legend: Vec::new() }
 }
 
 /// `2026-11-24T04:52:38.120Z` as people read it: `2026-11-24 04:52:38.1 UTC`.
@@ -257,15 +351,17 @@ impl Rgb {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::clock::Wall;
 
     const SIZE: Size = Size { width: 200, height: 100 };
 
     fn artist(hide: &[&str], masks: Vec<Vec<[f32; 2]>>) -> Artist {
         let hide = hide.iter().map(|&label| label.to_owned()).collect();
         let privacy = Privacy { hide, hide_by: Hide::Fill, masks };
-        Artist::new("porch".into(), &privacy, &["person".into(), "car".into()], Duration::from_secs(1))
+        let labels = ["person".into(), "car".into()];
+        Artist::new("porch".into(), &privacy, &labels, Duration::from_secs(1), Style::default())
     }
 
     fn track(id: u64, class: u16, x: f32, seen: Tick) -> TrackView {
@@ -327,8 +423,58 @@ mod tests {
 
     #[test]
     fn a_mask_is_scaled_to_the_picture() {
-        let artist = artist(&[], vec![vec![[0.5, 0.0], [1.0, 0.0], [1.0, 1.0]]]);
-        assert_eq!(artist.masks(SIZE)[0].polygon, [[100.0, 0.0], [200.0, 0.0], [200.0, 100.0]]);
+        let masks = vec![vec![[0.5, 0.0], [1.0, 0.0], [1.0, 1.0]]];
+        let privacy = Privacy { masks, ..Privacy::default() };
+        assert_eq!(super::masks(&privacy, SIZE)[0].polygon, [[100.0, 0.0], [200.0, 0.0], [200.0, 100.0]]);
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_not_drawn() {
+        let now = Tick::from_millis(500);
+        let count = |style: Style| {
+            let privacy = Privacy::default();
+            let mut artist = Artist::new("porch".into(), &privacy, &["person".into()], Duration::ZERO, style);
+            let list = artist.draw(&seen(now, &[], &[track(1, 0, 10.0, now)]));
+            (list.marks.len(), list.legend.len())
+        };
+        assert_eq!(count(Style::default()), (2, 2));
+        assert_eq!(count(Style { labels: false, clock: false, ..Style::default() }), (1, 1));
+        assert_eq!(count(Style { name: false, clock: false, ..Style::default() }), (2, 0));
+    }
+
+    #[test]
+    fn an_earlier_frames_boxes_are_marked_as_such() {
+        let (mut artist, now) = (artist(&[], Vec::new()), Tick::from_millis(500));
+        let list = artist.draw(&seen(now, &[], &[track(1, 0, 10.0, now), track(2, 1, 70.0, now)]));
+        let aged = aged(&list.marks);
+        assert!(aged.iter().all(|mark| matches!(mark, Mark::Corners { .. })) && aged.len() == 2, "{aged:?}");
+        assert_eq!(super::aged(&aged), aged);
+    }
+
+    proptest! {
+        /// However crowded: labels lie in the picture, none upon another or upon what is taken, and the nearest object has one.
+        #[test]
+        fn labels_never_cover_each_other(
+            boxes in prop::collection::vec((-50.0f32..650.0, -50.0f32..490.0, 1.0f32..300.0, 1.0f32..300.0), 1..40),
+            plates in prop::collection::vec((20.0f32..200.0, 10.0f32..40.0), 40),
+        ) {
+            let boxes: Vec<BBox> = boxes.iter().map(|&(x, y, w, h)| BBox { x, y, w, h }).collect();
+            let plates: Vec<[f32; 2]> = plates.iter().map(|&(w, h)| [w, h]).collect();
+            let legend = BBox { x: 0.0, y: 0.0, w: 120.0, h: 24.0 };
+            let places = place(&boxes, &plates, [640.0, 480.0], &[legend]);
+            let plate = |(at, [w, h]): (&Option<[f32; 2]>, &[f32; 2])| at.map(|[x, y]| BBox { x, y, w: *w, h: *h });
+            let placed: Vec<BBox> = places.iter().zip(&plates).filter_map(plate).collect();
+            for (i, a) in placed.iter().enumerate() {
+                prop_assert!(a.x >= 0.0 && a.y >= 0.0 && a.x + a.w <= 640.01 && a.y + a.h <= 480.01, "{:?}", a);
+                prop_assert!(a.iou(&legend) == 0.0, "{:?}", a);
+                for b in &placed[i + 1..] {
+                    prop_assert!(a.iou(b) == 0.0, "{:?} {:?}", a, b);
+                }
+            }
+            let nearest = (0..boxes.len()).max_by(|a, b| (boxes[*a].y + boxes[*a].h).total_cmp(&(boxes[*b].y + boxes[*b].h)));
+            let alone = place(&boxes, &plates, [640.0, 480.0], &[]);
+            prop_assert!(nearest.is_some_and(|nearest| alone[nearest].is_some()));
+        }
     }
 
     #[test]

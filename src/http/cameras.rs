@@ -13,15 +13,14 @@ use crate::board::{Card, Counts};
 use crate::frame::{CameraId, Fate};
 
 pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let cards = shared.api.board.cameras().iter().enumerate();
-    let cameras: Vec<Value> = cards.map(|(place, card)| render(&shared, place, card)).collect();
+    let cards = shared.api.board.present();
+    let cameras: Vec<Value> = cards.map(|(id, card)| render(&shared, id, card)).collect();
     Json(json!({ "node": &*shared.api.node, "cameras": cameras }))
 }
 
 pub(super) async fn one(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
-    let found = shared.api.board.cameras().iter().enumerate().find(|(_, card)| *card.name == *name);
-    match found {
-        Some((place, card)) => Json(render(&shared, place, card)).into_response(),
+    match shared.api.board.find(&name) {
+        Some((id, card)) => Json(render(&shared, id, card)).into_response(),
         None => error(
             StatusCode::NOT_FOUND,
             "no_such_camera",
@@ -30,8 +29,7 @@ pub(super) async fn one(State(shared): State<Arc<Shared>>, Path(name): Path<Stri
     }
 }
 
-fn render(shared: &Shared, place: usize, card: &Card) -> Value {
-    let id = CameraId(u32::try_from(place).expect("cameras are numbered in 32 bits"));
+fn render(shared: &Shared, id: CameraId, card: &Card) -> Value {
     let latency = card
         .latency(shared.api.clock.now())
         .map(|p| json!({ "p50": p.p50.as_secs_f64() * 1e3, "p95": p.p95.as_secs_f64() * 1e3 }));

@@ -46,7 +46,7 @@ impl Asked {
     /// The filter, or what is wrong with it: a misspelt one would otherwise be a stream that stays silent.
     pub(super) fn filter(&self, shared: &Shared) -> Result<Filter, Box<Response>> {
         if let Some(name) = &self.camera
-            && !shared.api.board.cameras().iter().any(|card| *card.name == **name)
+            && !shared.api.board.cameras().any(|card| *card.name == **name)
         {
             let message = format!("there is no camera {name:?}; /api/v1/cameras lists them");
             return Err(Box::new(error(StatusCode::NOT_FOUND, "no_such_camera", message)));

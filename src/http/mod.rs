@@ -1,7 +1,7 @@
 //! The HTTP interface: health, metrics, cameras, event history and the event stream.
 //!
 //! [`bind`] comes before anything else starts, so that a port in use stops the daemon at once; [`serve`] runs
-//! until it is stopped. All but `/api/v1/infer` only reads; nothing here can slow a camera down.
+//! until it is stopped. All but `/api/v1/infer` and `/api/v1/reload` only read; nothing here can slow a camera down.
 //!
 //! | path | answer |
 //! |---|---|
@@ -17,10 +17,12 @@
 //! | `POST /api/v1/admission` | would these cameras fit? Changes nothing |
 //! | `/api/v1/events?after=SEQ&limit=N&camera=NAME&kind=KIND` | history |
 //! | `/api/v1/events/stream?after=SEQ&camera=NAME&kind=KIND` | server-sent events |
+//! | `POST /api/v1/reload` | reads the configuration again: cameras come, change and go |
 //! | `POST /api/v1/infer?class=C&timeout_ms=N&tenant=T` | what the network sees in a picture |
 //!
 //! Every error is JSON: `{"error": {"code": "…", "message": "…"}}`.
 
+mod access;
 mod admission;
 mod cameras;
 mod conn;
@@ -29,6 +31,7 @@ mod events;
 mod flow;
 mod infer;
 mod rates;
+mod reload;
 mod sse;
 mod video;
 
@@ -41,15 +44,18 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use crossbeam_channel::Sender;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-pub use self::infer::{Access, Inference};
+pub use self::access::Access;
+pub use self::infer::Inference;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::fault::{Fault, Who};
 use crate::metrics;
 use crate::outbox::Outbox;
+use crate::roster::Order;
 use crate::stop::Stop;
 use crate::video::Audience;
 
@@ -79,6 +85,8 @@ pub struct Api {
     pub infer: Inference,
     /// Who watches.
     pub audience: Arc<Audience>,
+    /// Has the configuration read again.
+    pub orders: Sender<Order>,
     /// What `/api/v1/devices` says.
     pub devices: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
 }
@@ -212,6 +220,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(metrics_page))
         .route("/api/v1/flow", get(flow::show))
         .route("/api/v1/admission", post(admission::ask))
+        .route("/api/v1/reload", post(reload::post))
         .route("/api/v1/cameras", get(cameras::list))
         .route("/api/v1/cameras/{name}", get(cameras::one))
         .route("/api/v1/cameras/{name}/snapshot.jpg", get(video::snapshot))
@@ -231,7 +240,7 @@ fn router(shared: Arc<Shared>) -> Router {
             error(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
-                format!("{method} is not possible here; use GET, or POST for /api/v1/infer"),
+                format!("{method} is not possible here; use GET, or POST for /api/v1/infer, /admission and /reload"),
             )
         })
         // For routes that set no limit of their own.

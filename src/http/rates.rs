@@ -20,7 +20,7 @@ pub(super) struct Rates(Mutex<VecDeque<(Tick, Vec<u64>)>>);
 impl Rates {
     /// Reads all counters.
     pub(super) fn note(&self, now: Tick, board: &Board) {
-        let frames = board.cameras().iter().map(|card| card.ledger.read().frames_in).collect();
+        let frames = board.cameras().map(|card| card.ledger.read().frames_in).collect();
         let mut readings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if readings.len() == READINGS {
             readings.pop_front();
@@ -33,7 +33,9 @@ impl Rates {
         let readings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let ((from, first), (to, last)) = (readings.front()?, readings.back()?);
         let seconds = to.since(*from).as_secs_f64();
-        let frames = last.get(camera.index())?.saturating_sub(*first.get(camera.index())?);
+        // A camera that came since then had none at first.
+        let first = first.get(camera.index()).copied().unwrap_or(0);
+        let frames = last.get(camera.index())?.saturating_sub(first);
         (seconds > 0.0).then(|| frames as f64 / seconds)
     }
 }

@@ -21,7 +21,6 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::conn::Stalled;
 use super::{Shared, error};
-use crate::frame::CameraId;
 use crate::metrics;
 use crate::stop::Stop;
 use crate::video::{Shown, View, Watching};
@@ -68,8 +67,7 @@ fn open(
             "width is a number of columns, from 1".to_owned(),
         ));
     }
-    let place = shared.api.board.cameras().iter().position(|card| *card.name == *name);
-    let Some(place) = place.and_then(|place| u32::try_from(place).ok()) else {
+    let Some((camera, _)) = shared.api.board.find(name) else {
         let message = format!("there is no camera {name:?}; /api/v1/cameras lists them");
         return Err(refuse(StatusCode::NOT_FOUND, "no_such_camera", message));
     };
@@ -79,7 +77,10 @@ fn open(
         refusal.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         refusal
     })?;
-    let watching = shared.api.audience.watch(CameraId(place), View::new(annotated, asked.width));
+    let view = View::new(annotated, asked.width);
+    let watching = shared.api.audience.watch(camera, view).ok_or_else(|| {
+        refuse(StatusCode::NOT_FOUND, "no_such_camera", format!("camera {name:?} has just been taken away"))
+    })?;
     Ok(Viewer { watching, _permit: permit })
 }
 

@@ -136,7 +136,7 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// For a board with so many cameras.
+    /// For a board on which there could be so many cameras.
     pub fn new(cameras: usize) -> Self {
         Requests {
             first: cameras,
@@ -153,7 +153,7 @@ impl Requests {
     }
 
     /// Is this the number of a class of requests?
-    fn is_request(&self, id: CameraId) -> bool {
+    pub fn is_request(&self, id: CameraId) -> bool {
         (self.first..self.first + CLASSES.len()).contains(&id.index())
     }
 

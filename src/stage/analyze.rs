@@ -44,6 +44,13 @@ pub enum Work<O> {
         /// What the network said of them.
         outputs: O,
     },
+    /// A camera comes, or comes back with other settings.
+    Joined {
+        /// Which.
+        camera: CameraId,
+        /// Its settings.
+        settings: Box<config::Camera>,
+    },
     /// A camera stopped delivering: its tracks end.
     Lost {
         /// Which.
@@ -69,8 +76,6 @@ pub struct Analyze<O> {
     pub detector: Detector,
     /// Labels that count.
     pub filter: Filter,
-    /// Cameras in order, for their rules.
-    pub cameras: Vec<config::Camera>,
     /// The model's labels.
     pub labels: Vec<Arc<str>>,
     /// `[track]`.
@@ -89,6 +94,8 @@ pub struct Analyze<O> {
     pub gallery: Arc<dyn Gallery>,
     /// How much of its past a track's trail shows.
     pub trail: Duration,
+    /// What is painted.
+    pub style: config::Style,
 }
 
 /// Which detections count at all.
@@ -124,16 +131,9 @@ impl<O: Outputs> Analyze<O> {
     /// Runs until `infer` and every camera have gone.
     pub fn run(mut self) {
         let meter = metrics::stage("analyze");
-        let mut scenes: Vec<Scene> = self
-            .cameras
-            .iter()
-            .map(|camera| Scene {
-                tracker: Tracker::new(self.track.clone()),
-                rules: Rules::new(camera, &self.labels, &self.settings),
-                artist: Artist::new(Arc::clone(&camera.name), &camera.privacy, &self.labels, self.trail),
-                latency: metrics::event_latency(&camera.name),
-            })
-            .collect();
+        // By camera. None before it has joined.
+        let mut scenes: Vec<Option<Scene>> = Vec::new();
+        scenes.resize_with(self.board.capacity(), || None);
         let (mut found, mut all) = (Vec::new(), Vec::new());
         let mut drafts = Vec::new();
         let mut swept = self.clock.now();
@@ -157,19 +157,30 @@ impl<O: Outputs> Analyze<O> {
                         }
                         found.clone_from(&all);
                         found.retain(|d| self.filter.keeps(d));
-                        match scenes.get_mut(frame.key.camera.index()) {
-                            Some(scene) => {
-                                self.follow(frame, &found, scene, &mut drafts);
-                                self.show(frame, &all, scene);
-                            }
-                            None => self.answer(frame, &found),
+                        if self.board.requests.is_request(frame.key.camera) {
+                            self.answer(frame, &found);
+                            continue;
                         }
+                        let Some(scene) = scenes.get_mut(frame.key.camera.index()).and_then(Option::as_mut)
+                        else {
+                            // Joining comes before the first frame.
+                            self.board.settle(frame.key, Fate::Failed);
+                            continue;
+                        };
+                        self.follow(frame, &found, scene, &mut drafts);
+                        self.show(frame, &all, scene);
+                    }
+                }
+                Ok(Work::Joined { camera, settings }) => {
+                    if let Some(scene) = scenes.get_mut(camera.index()) {
+                        *scene = Some(self.scene(&settings));
                     }
                 }
                 Ok(Work::Lost { camera, wall }) => {
-                    let scene = &mut scenes[camera.index()];
-                    scene.rules.apply_without_frame(wall, scene.tracker.end_all(), &mut drafts);
-                    self.board.camera(camera).tracks.store(0, Relaxed);
+                    if let Some(Some(scene)) = scenes.get_mut(camera.index()) {
+                        scene.rules.apply_without_frame(wall, scene.tracker.end_all(), &mut drafts);
+                        self.board.camera(camera).tracks.store(0, Relaxed);
+                    }
                 }
             }
             for draft in drafts.drain(..) {
@@ -182,10 +193,26 @@ impl<O: Outputs> Analyze<O> {
         }
     }
 
+    fn scene(&self, camera: &config::Camera) -> Scene {
+        Scene {
+            tracker: Tracker::new(self.track.clone()),
+            rules: Rules::new(camera, &self.labels, &self.settings),
+            artist: self.artist(camera),
+            latency: metrics::event_latency(&camera.name),
+        }
+    }
+
+    fn artist(&self, camera: &config::Camera) -> Artist {
+        let name = Arc::clone(&camera.name);
+        Artist::new(name, &camera.privacy, &self.labels, self.trail, self.style)
+    }
+
     /// Frames that were in the engine when their camera was lost may have started tracks since: time ends them.
-    fn sweep(&self, now: Tick, scenes: &mut [Scene], drafts: &mut Vec<Draft>) {
-        for (card, scene) in self.board.cameras().iter().zip(scenes) {
-            if scene.tracker.tracks().next().is_some() && matches!(card.link(), Link::Offline { .. }) {
+    fn sweep(&self, now: Tick, scenes: &mut [Option<Scene>], drafts: &mut Vec<Draft>) {
+        for (card, scene) in self.board.cameras().zip(scenes) {
+            let Some(scene) = scene else { continue };
+            let gone = || matches!(card.link(), Link::Offline { .. } | Link::Removed);
+            if scene.tracker.tracks().next().is_some() && gone() {
                 scene.rules.apply_without_frame(self.clock.wall(), scene.tracker.expire(now), drafts);
                 card.tracks.store(scene.tracker.tracks().count(), Relaxed);
             }
@@ -227,7 +254,7 @@ impl<O: Outputs> Analyze<O> {
         card.tracks.store(scene.tracker.tracks().count(), Relaxed);
         let latency = now.since(frame.stamp.arrived);
         card.note_latency(now, latency);
-        if self.cameras[frame.key.camera.index()].priority == config::Priority::Realtime {
+        if card.terms().priority == config::Priority::Realtime {
             self.board.flow.note_latency(now, latency);
         }
         scene.latency.record(latency);

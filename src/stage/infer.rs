@@ -79,8 +79,6 @@ pub struct Infer<D: Device> {
     pub engine: D::Engine,
     /// Steers wait and batch.
     pub pacer: Pacer,
-    /// By camera.
-    pub priorities: Vec<Priority>,
     /// Towards `analyze`; full means that the engine waits, and rings give up frames.
     pub results: Sender<Work<<D::Engine as Engine>::Outputs>>,
     /// For fates.
@@ -252,9 +250,9 @@ impl<D: Device> Infer<D> {
     fn took(&mut self, now: Tick, batch: &[(FrameKey, Frame<D::Pixels>)], meters: &Meters) {
         for (key, frame) in batch {
             // Requests may wait for seconds, and say so in their answers.
-            let Some(priority) = self.priorities.get(key.camera.index()) else { continue };
+            let Some(card) = self.board.get(key.camera) else { continue };
             meters.wait.record(now.since(frame.stamp.decoded));
-            if *priority == Priority::Realtime {
+            if card.terms().priority == Priority::Realtime {
                 self.pacer.came(now, frame.stamp.decoded.since(frame.stamp.arrived));
             }
         }

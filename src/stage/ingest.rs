@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use crate::board::{Board, Card, Link};
 use crate::clock::{Clock, Tick};
 use crate::config::{self, Camera};
-use crate::device::{Device, Gate, Happening, Picture, Sink, Source};
+use crate::device::{Device, Gate, Happening, Picture, Sink, Source, Tap};
 use crate::event::{Draft, Kind, Reason, Video};
 use crate::fault::{Fault, Retry, Who};
 use crate::flow::retry::Backoff;
@@ -71,6 +71,8 @@ pub struct Ingest<D: Device> {
     pub analyze: Sender<Work<<D::Engine as crate::device::Engine>::Outputs>>,
     /// Disconnects when the daemon stops.
     pub stop: Receiver<Never>,
+    /// Hears what the camera sends, before it is decoded.
+    pub tap: Option<Arc<dyn Tap>>,
 }
 
 /// How an attempt ended.
@@ -130,6 +132,9 @@ impl<D: Device> Ingest<D> {
             Ok(source) => source,
             Err(fault) => return End::Failed(fault),
         };
+        if let Some(tap) = &self.tap {
+            source.tap(Arc::clone(tap));
+        }
         let mut online: Option<Video> = None;
         let mut seen = 0;
         loop {
@@ -203,7 +208,7 @@ impl<D: Device> Ingest<D> {
             if let (Some(gate), Some(grid)) = (&mut still, D::luma_grid(&pixels))
                 && !gate.passes(now, &grid)
             {
-                port.skipped();
+                port.leave_out(Frame { stamp, size: picture.size, pixels });
                 return;
             }
             port.push(Frame { stamp, size: picture.size, pixels });

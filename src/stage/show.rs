@@ -1,8 +1,9 @@
 //! `show`: paints and encodes what people watch. One thread for all cameras, at the lowest priority; it works on the newest frame of
-//! each camera that is watched, and on nothing while nobody watches.
+//! each camera that is watched (on all, where an output asks for that), and on nothing while nobody watches.
 //!
-//! It holds nobody up: frames come through slots that hold the newest only, and go to views and encoders that do the same.
+//! It holds nobody up: frames come through reels that give up the oldest, and go to views and encoders that do the same.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use crate::device::Device;
 use crate::device::canvas::paint::Painter;
 use crate::device::canvas::{Canvas, Colour, fit};
 use crate::fault::Fault;
-use crate::flow::draw::{self, DrawList};
-use crate::frame::{CameraId, Size};
+use crate::flow::draw::{self, DrawList, Mark};
+use crate::frame::{CameraId, FrameKey, Size, Stamp};
 use crate::metrics;
 use crate::stage::ingest::Never;
 use crate::supervise::panic_text;
@@ -30,6 +31,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const NO_SIGNAL: Duration = Duration::from_millis(300);
 /// One that is online may rest this long between two pictures.
 const REST: Duration = Duration::from_secs(10);
+/// Boxes of a frame that is older than this say nothing about the picture.
+const OLD: Duration = Duration::from_secs(1);
 /// The size of "no signal" before a camera has shown one of its own.
 const UNKNOWN: Size = Size { width: 1280, height: 720 };
 
@@ -39,8 +42,6 @@ pub struct Show<D: Device> {
     pub studio: Arc<Studio<D::Pixels>>,
     /// Rings when there is something to do.
     pub waiter: Waiter,
-    /// Cameras in order.
-    pub cameras: Vec<config::Camera>,
     /// `[video]`.
     pub settings: config::Video,
     /// For the state of cameras.
@@ -57,6 +58,14 @@ struct Scene {
     size: Size,
     /// When something was shown last, picture or not.
     shown: Tick,
+    /// The marks of the last frame that was analysed, when it arrived and how large it was.
+    last: Option<(Tick, Size, Vec<Mark>)>,
+}
+
+impl Scene {
+    fn new(name: &str) -> Scene {
+        Scene { encoded: metrics::Encoded::new(name), size: UNKNOWN, shown: Tick::ZERO, last: None }
+    }
 }
 
 /// The tools, and how long they are used.
@@ -69,9 +78,10 @@ struct Tools {
 }
 
 impl Tools {
-    fn new(quality: u32) -> Tools {
+    fn new(settings: &config::Video) -> Tools {
         let (drawing, encoding) = (metrics::stage("draw"), metrics::stage("jpeg"));
-        Tools { painter: Painter::default(), jpeg: None, quality, drawing, encoding }
+        let (painter, quality) = (Painter::new(settings.style), settings.jpeg_quality);
+        Tools { painter, jpeg: None, quality, drawing, encoding }
     }
 
     /// Paints. Who may not see a thing does not get it: covers are not a choice.
@@ -98,29 +108,22 @@ impl<D: Device> Show<D> {
     /// Runs until the daemon stops. A panic or a failing encoder costs the picture at hand, nothing else.
     pub fn run(self) {
         let clock = Arc::clone(&self.clock);
-        let mut scenes: Vec<Scene> = self
-            .cameras
-            .iter()
-            .map(|camera| Scene {
-                encoded: metrics::Encoded::new(&camera.name),
-                size: UNKNOWN,
-                shown: Tick::ZERO,
-            })
-            .collect();
-        let mut tools = Tools::new(self.settings.jpeg_quality);
+        let mut scenes: HashMap<CameraId, Scene> = HashMap::new();
+        let mut tools = Tools::new(&self.settings);
         let mut looked = clock.now();
         let mut complained = None;
         while !matches!(self.stop.try_recv(), Err(TryRecvError::Disconnected)) {
             let mut worked = false;
-            for (id, scene) in (0..).map(CameraId).zip(&mut scenes) {
+            for id in self.audience().cameras() {
                 let Some(shot) = self.studio.take(id) else { continue };
                 worked = true;
-                let done = catch_unwind(AssertUnwindSafe(|| self.shoot(&shot, scene, &mut tools)));
+                let scene = scenes.entry(id).or_insert_with(|| Scene::new(self.name(id)));
+                let done = catch_unwind(AssertUnwindSafe(|| self.shoot(shot, scene, &mut tools)));
                 let problem = match done {
                     Ok(Ok(())) => continue,
                     Ok(Err(fault)) => fault.to_string(),
                     Err(panic) => {
-                        tools = Tools::new(self.settings.jpeg_quality);
+                        tools = Tools::new(&self.settings);
                         format!("painting panicked: {}", panic_text(&*panic))
                     }
                 };
@@ -128,17 +131,15 @@ impl<D: Device> Show<D> {
                 let now = clock.now();
                 if complained.is_none_or(|at| now.since(at) > Duration::from_secs(60)) {
                     complained = Some(now);
-                    tracing::error!(
-                        camera = &*self.cameras[id.index()].name,
-                        "A picture cannot be shown: {problem}."
-                    );
+                    tracing::error!(camera = self.name(id), "A picture cannot be shown: {problem}.");
                 }
             }
             let now = clock.now();
             if now.since(looked) >= LOOK {
                 looked = now;
                 self.studio.tidy();
-                for (id, scene) in (0..).map(CameraId).zip(&mut scenes) {
+                for id in self.audience().cameras() {
+                    let scene = scenes.entry(id).or_insert_with(|| Scene::new(self.name(id)));
                     if let Err(fault) = self.look_after(id, now, scene, &mut tools) {
                         tracing::debug!("\"No signal\" cannot be shown: {fault}");
                     }
@@ -154,30 +155,57 @@ impl<D: Device> Show<D> {
         self.studio.audience()
     }
 
+    fn name(&self, id: CameraId) -> &str {
+        &self.board.camera(id).name
+    }
+
     /// One frame for all who watch its camera.
-    fn shoot(&self, shot: &Shot<D::Pixels>, scene: &mut Scene, tools: &mut Tools) -> Result<(), Fault> {
+    fn shoot(&self, shot: Shot<D::Pixels>, scene: &mut Scene, tools: &mut Tools) -> Result<(), Fault> {
         let camera = shot.key.camera;
-        scene.size = shot.list.size;
+        scene.size = shot.size;
         scene.shown = self.clock.now();
+        let analysed = shot.list.is_some();
+        let list = match shot.list {
+            Some(list) => list,
+            None => self.unseen(shot.key, shot.stamp, shot.size, scene),
+        };
         let missing =
             || Fault::new(crate::fault::Who::Device, "canvas", "this device has no pictures for people");
-        for output in self.audience().outputs(camera) {
+        let outputs = self.audience().outputs(camera);
+        for output in outputs.iter().filter(|output| analysed || output.shows_all()) {
+            if !output.wants(shot.stamp.arrived) {
+                continue;
+            }
             let began = self.clock.now();
             let mut canvas = D::canvas(&shot.pixels, output.width(), None).ok_or_else(missing)?;
-            tools.paint(&shot.list, &mut canvas, true);
+            tools.paint(&list, &mut canvas, true);
             tools.drawing.record(self.clock.now().since(began));
-            if output.push(canvas) {
-                scene.encoded.h264.increment(1);
-            }
+            output.push(canvas, shot.stamp.arrived);
         }
-        for view in self.audience().views(camera) {
-            let began = self.clock.now();
-            let canvas = D::canvas(&shot.pixels, view.width(), Some(Colour::JPEG)).ok_or_else(missing)?;
-            let jpeg = self.develop(began, canvas, &shot.list, view.annotated, scene, tools)?;
-            let shown = Shown { jpeg, seq: Some(shot.key.seq), wall: shot.stamp.wall };
-            self.audience().publish(camera, view, shown);
+        if analysed {
+            for view in self.audience().views(camera) {
+                let began = self.clock.now();
+                let canvas = D::canvas(&shot.pixels, view.width(), Some(Colour::JPEG)).ok_or_else(missing)?;
+                let jpeg = self.develop(began, canvas, &list, view.annotated, scene, tools)?;
+                let shown = Shown { jpeg, seq: Some(shot.key.seq), wall: shot.stamp.wall };
+                self.audience().publish(camera, view, shown);
+            }
+            scene.last = Some((shot.stamp.arrived, shot.size, draw::aged(&list.marks)));
         }
         Ok(())
+    }
+
+    /// What is painted on a frame that was not analysed: what is always hidden, and where things were a moment ago.
+    fn unseen(&self, key: FrameKey, stamp: Stamp, size: Size, scene: &Scene) -> DrawList {
+        let is_recent = |at: Tick, of: Size| of == size && stamp.arrived.since(at) <= OLD;
+        let last = scene.last.as_ref().filter(|(at, of, _)| is_recent(*at, *of));
+        let card = self.board.camera(key.camera);
+        DrawList {
+            size,
+            covers: draw::masks(&card.privacy(), size),
+            marks: last.map(|(.., marks)| marks.clone()).unwrap_or_default(),
+            legend: draw::legend(&card.name, stamp.wall, size, &self.settings.style),
+        }
     }
 
     /// Paints and encodes for a view; `began` is when its canvas was begun.
@@ -224,6 +252,7 @@ impl<D: Device> Show<D> {
             Link::Online { .. } => "No picture, though it is online".to_owned(),
             Link::Connecting => "No signal yet: connecting".to_owned(),
             Link::Offline { reason, .. } => format!("No signal: {}", reason.message),
+            Link::Removed => "No signal: the camera was taken out of the configuration".to_owned(),
         };
         let last = match card.last_picture() {
             Some(wall) => format!("Last picture {}", draw::clock(&wall.rfc3339())),
@@ -241,9 +270,7 @@ impl<D: Device> Show<D> {
         for output in self.audience().outputs(camera) {
             let mut canvas = Canvas::blank(fit(scene.size, output.width()), Colour::JPEG);
             tools.paint(&list(canvas.size()), &mut canvas, true);
-            if output.push(canvas) {
-                scene.encoded.h264.increment(1);
-            }
+            output.push(canvas, now);
         }
         Ok(())
     }

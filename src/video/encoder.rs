@@ -1,12 +1,15 @@
-//! Which H.264 encoder this machine really has: each is asked to encode one picture at start, the best first.
+//! Which encoders this machine really has: each is asked to encode one picture at start, the best first.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use serde::Serialize;
+use serde_json::{Value, json};
 
-use crate::config::RtspServer;
+use super::lock;
+use crate::config::{Codec, Config};
 
 /// The first picture of a hardware encoder takes this long where it loads firmware.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,19 +45,87 @@ impl Choice {
     }
 }
 
-/// The choice for RTSP out, if there is to be any; says what it is.
-pub fn settle(settings: Option<&RtspServer>) -> Choice {
-    let Some(settings) = settings else { return Choice::default() };
-    let choice = choose(&settings.encoders);
-    match &choice.chosen {
-        Some(chosen) => tracing::info!(encoder = chosen, others = choice.why(), "Chose the video encoder."),
-        None => tracing::error!(why = choice.why(), "No video encoder works here: RTSP out has no picture."),
+/// The encoders of this machine: those of a codec are tried when it is first asked for.
+#[derive(Default)]
+pub struct Encoders {
+    order: Vec<String>,
+    /// By [`Codec`]; `None`: not asked for yet.
+    choices: Mutex<[Option<Choice>; 2]>,
+}
+
+impl Encoders {
+    /// Tries those that the cameras of this configuration need, and says which are used.
+    pub fn settle(config: &Config) -> Arc<Encoders> {
+        let order = config.rtsp_server.as_ref().map(|server| server.encoders.clone()).unwrap_or_default();
+        let encoders = Arc::new(Encoders { order, choices: Mutex::default() });
+        if config.rtsp_server.is_some() {
+            for camera in &config.cameras {
+                encoders.pick(camera.restream.codec);
+            }
+        }
+        encoders
     }
-    choice
+
+    /// The codec and encoder for who asks for this codec; H.264 where the machine has no other. `None`: nothing works.
+    pub fn pick(&self, codec: Codec) -> Option<(Codec, String)> {
+        let mut choices = lock(&self.choices);
+        let choice = choices[codec as usize].get_or_insert_with(|| {
+            let order: Vec<String> = self.order.iter().filter(|name| of(name) == codec).cloned().collect();
+            let choice = choose(&order);
+            match &choice.chosen {
+                Some(chosen) => {
+                    tracing::info!(encoder = chosen, others = choice.why(), "Chose the video encoder.")
+                }
+                None => {
+                    let instead = if codec == Codec::H265 {
+                        "H.264 is sent instead"
+                    } else {
+                        "RTSP out has no picture"
+                    };
+                    tracing::error!(why = choice.why(), "No encoder for {codec} works here: {instead}.");
+                }
+            }
+            choice
+        });
+        if let Some(chosen) = &choice.chosen {
+            return Some((codec, chosen.clone()));
+        }
+        drop(choices);
+        if codec == Codec::H264 { None } else { self.pick(Codec::H264) }
+    }
+
+    /// An encoder failed while it was used: the next one, by the order and after a trial, is used from now on.
+    pub fn failed(&self, failed: &str) {
+        let codec = of(failed);
+        let mut choices = lock(&self.choices);
+        let Some(choice) = &mut choices[codec as usize] else { return };
+        // Else another stream has fallen back already.
+        if choice.chosen.as_deref() == Some(failed) {
+            let rest = self.order.iter().skip_while(|name| *name != failed).skip(1);
+            let rest: Vec<String> = rest.filter(|name| of(name) == codec).cloned().collect();
+            let next = choose(&rest);
+            if let Some(trial) = choice.trials.iter_mut().find(|trial| trial.encoder == failed) {
+                trial.problem = Some("it failed while it was used".to_owned());
+            }
+            choice.trials.extend(next.trials);
+            choice.chosen = next.chosen;
+        }
+    }
+
+    /// For `/api/v1/devices`.
+    pub fn report(&self) -> Value {
+        let [h264, h265] = &*lock(&self.choices);
+        json!({ "video_encoder": h264.clone().unwrap_or_default(), "video_encoder_h265": h265 })
+    }
+}
+
+/// What an encoder makes.
+fn of(encoder: &str) -> Codec {
+    if encoder.contains("265") { Codec::H265 } else { Codec::H264 }
 }
 
 /// Tries them in this order.
-pub fn choose(order: &[String]) -> Choice {
+fn choose(order: &[String]) -> Choice {
     let mut choice = Choice::default();
     for name in order {
         let problem = try_one(name).err();
@@ -134,16 +205,24 @@ pub fn configure(encoder: &gst::Element, kbps: u32) {
             set("complexity", "low");
             set("gop-size", &gop);
         }
-        "nvh264enc" => {
+        "x265enc" => {
+            set("tune", "zerolatency");
+            set("speed-preset", "ultrafast");
+            set("bitrate", &kbps.to_string());
+            set("key-int-max", &gop);
+            set("option-string", "pools=1:bframes=0:repeat-headers=1:log-level=error");
+        }
+        "nvh264enc" | "nvh265enc" => {
             set("preset", "low-latency-hq");
             set("zerolatency", "true");
             set("bframes", "0");
             set("bitrate", &kbps.to_string());
             set("gop-size", &gop);
         }
-        "v4l2h264enc" => {
+        "v4l2h264enc" | "v4l2h265enc" => {
             let bits = u64::from(kbps) * 1000;
-            let controls = format!("controls,video_bitrate={bits},h264_i_frame_period={gop}");
+            let period = if of(&name) == Codec::H265 { "video_gop_size" } else { "h264_i_frame_period" };
+            let controls = format!("controls,video_bitrate={bits},{period}={gop}");
             set("extra-controls", &controls);
         }
         // VA and Quick Sync.
@@ -178,6 +257,21 @@ mod tests {
         assert_eq!(choice.trials.len(), 2);
         assert_eq!(choice.why(), "no264enc: it is not installed, or its device is not here");
         assert_eq!(choose(&order[..1]).chosen, None);
+    }
+
+    #[test]
+    fn a_codec_that_no_encoder_can_make_is_replaced_by_h264_and_a_failed_encoder_by_the_next() {
+        let order = ["no265enc", "x264enc", "openh264enc"].map(str::to_owned).to_vec();
+        let encoders = Encoders { order, choices: Mutex::default() };
+        assert_eq!(encoders.pick(Codec::H265), Some((Codec::H264, "x264enc".to_owned())));
+        encoders.failed("openh264enc");
+        assert_eq!(encoders.pick(Codec::H264).map(|(_, name)| name).as_deref(), Some("x264enc"));
+        encoders.failed("x264enc");
+        assert_eq!(encoders.pick(Codec::H264).map(|(_, name)| name).as_deref(), Some("openh264enc"));
+        encoders.failed("openh264enc");
+        assert_eq!(encoders.pick(Codec::H264), None);
+        let report = encoders.report();
+        assert!(report["video_encoder_h265"]["trials"][0]["problem"].is_string(), "{report}");
     }
 
     #[test]

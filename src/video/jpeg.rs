@@ -113,7 +113,8 @@ mod tests {
             let (right, bottom) = (width as f32 / 2.0, height as f32);
             let polygon = vec![[0.0, 0.0], [right, 0.0], [right, bottom], [0.0, bottom]];
             let cover = Cover { polygon, how: crate::config::Hide::Fill };
-            Painter::default().cover(&DrawList { size, covers: vec![cover], marks: vec![] }, &mut canvas);
+            Painter::default()
+                .cover(&DrawList { size, covers: vec![cover], marks: vec![], legend: vec![] }, &mut canvas);
             let bytes = jpeg.encode(canvas).expect("it encodes");
             let picture = image::load_from_memory(&bytes).expect("a whole JPEG").to_rgb8();
             assert_eq!((picture.width(), picture.height()), (width, height));

@@ -1,35 +1,37 @@
 //! Pictures for people: who watches which camera how, and the way of a frame's pixels from the engine to the painter.
 //!
 //! ```text
-//! infer ─ keep(key, pixels) ─▶ Studio ─ show(key, list) by analyze ─▶ one slot a camera ─▶ stage/show.rs
-//!                                                                                           │ paints, encodes
-//!               HTTP: snapshot.jpg, stream.mjpg ◀─ Audience: the newest picture a View ◀─────┤
-//!               RTSP: rtsp.rs ◀─ Output ◀────────────────────────────────────────────────────┘
+//! infer ─ keep(key, pixels) ─▶ Studio ─ show(key, list) by analyze ─▶ one reel a camera ─▶ stage/show.rs
+//!                                ▲                                                          │ paints, encodes
+//!   rings ─ frames given up ─────┘      HTTP: snapshot.jpg, stream.mjpg ◀─ Audience ◀───────┤
+//!                                       RTSP: rtsp.rs ◀─ Units ◀─ Restream ◀── Output ◀─────┘
 //! ```
 //!
-//! While nobody watches a camera nothing is kept, painted or encoded. Nothing here waits for a viewer: a slot and a view
-//! hold the newest picture only, and who is slow misses some. What is shown of a frame is that very frame: its pixels and
-//! its results meet by [`FrameKey`]; frames that were not analysed are not shown.
+//! While nobody watches a camera nothing is kept, painted or encoded. Nothing here waits for a viewer: who is slow misses pictures.
+//! What is shown of a frame is that very frame: its pixels and its results meet by [`FrameKey`]. Frames that were not analysed are
+//! shown to outputs that ask for them, in the order of their numbers, and to nobody else.
 
 pub mod encoder;
 pub mod jpeg;
+mod reel;
+pub mod restream;
 pub mod rtsp;
+pub mod units;
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::clock::{Bell, Wall};
+use self::reel::Reel;
+use crate::clock::{Bell, Tick, Wall};
 use crate::device::canvas::Canvas;
 use crate::flow::draw::DrawList;
-use crate::frame::{CameraId, FrameKey, Stamp};
+use crate::frame::{CameraId, Frame, FrameKey, Size, Stamp};
+use crate::intake::Bystander;
 use crate::metrics;
-
-/// Pixels that wait for their results, all cameras together: two batches on their way and one being worked on.
-const MOST_KEPT: usize = 192;
 
 /// One way to look at a camera over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,19 +85,26 @@ pub struct Shown {
 pub trait Output: Send + Sync {
     /// The most columns that it wants.
     fn width(&self) -> Option<u32>;
-    /// Takes a picture; must not wait. False: it was not taken.
-    fn push(&self, canvas: Canvas) -> bool;
+    /// Whether it wants frames that were not analysed, too.
+    fn shows_all(&self) -> bool;
+    /// Whether it wants the frame that arrived at this moment. Asked once a frame, in their order.
+    fn wants(&self, at: Tick) -> bool;
+    /// Takes the picture of a frame that arrived at this moment; must not wait.
+    fn push(&self, canvas: Canvas, at: Tick);
 }
 
 /// Who watches, by camera.
 pub struct Audience {
-    cameras: Vec<Seats>,
+    /// By [`CameraId`]; `None`: there is no such camera, or no more.
+    cameras: RwLock<Vec<Option<Arc<Seats>>>>,
     bell: Bell,
 }
 
 struct Seats {
     /// Viewers and outputs; nothing is kept of a camera while it is 0.
     watchers: AtomicUsize,
+    /// Outputs that want all frames.
+    wants_all: AtomicUsize,
     views: Vec<watch::Sender<Option<Arc<Shown>>>>,
     outputs: Mutex<Vec<Arc<dyn Output>>>,
     meter: metrics::Viewers,
@@ -104,52 +113,95 @@ struct Seats {
 impl Audience {
     /// For cameras of these names. `bell` wakes the painter when somebody comes.
     pub fn new<'a>(cameras: impl IntoIterator<Item = &'a str>, bell: Bell) -> Arc<Audience> {
-        let seats = |name: &str| Seats {
+        let audience = Audience { cameras: RwLock::default(), bell };
+        for (id, name) in (0..).map(CameraId).zip(cameras) {
+            audience.add(id, name);
+        }
+        Arc::new(audience)
+    }
+
+    /// One more camera.
+    pub fn add(&self, camera: CameraId, name: &str) {
+        let seats = Seats {
             watchers: AtomicUsize::new(0),
+            wants_all: AtomicUsize::new(0),
             views: (0..View::COUNT).map(|_| watch::Sender::new(None)).collect(),
             outputs: Mutex::default(),
             meter: metrics::viewers(name),
         };
-        Arc::new(Audience { cameras: cameras.into_iter().map(seats).collect(), bell })
+        let mut cameras = self.cameras.write().unwrap_or_else(PoisonError::into_inner);
+        if cameras.len() <= camera.index() {
+            cameras.resize_with(camera.index() + 1, || None);
+        }
+        cameras[camera.index()] = Some(Arc::new(seats));
+    }
+
+    /// One camera less: its viewers' streams end.
+    pub fn remove(&self, camera: CameraId) {
+        let mut cameras = self.cameras.write().unwrap_or_else(PoisonError::into_inner);
+        let gone = cameras.get_mut(camera.index()).and_then(Option::take);
+        drop(cameras);
+        drop(gone);
+    }
+
+    fn seats(&self, camera: CameraId) -> Option<Arc<Seats>> {
+        self.cameras.read().unwrap_or_else(PoisonError::into_inner).get(camera.index())?.clone()
+    }
+
+    /// The cameras there are.
+    pub fn cameras(&self) -> Vec<CameraId> {
+        let cameras = self.cameras.read().unwrap_or_else(PoisonError::into_inner);
+        (0..).map(CameraId).zip(&*cameras).filter(|(_, seats)| seats.is_some()).map(|(id, _)| id).collect()
     }
 
     /// Does anybody watch this camera?
     pub fn is_watched(&self, camera: CameraId) -> bool {
-        self.cameras.get(camera.index()).is_some_and(|seats| seats.watchers.load(Relaxed) > 0)
+        let cameras = self.cameras.read().unwrap_or_else(PoisonError::into_inner);
+        matches!(cameras.get(camera.index()), Some(Some(seats)) if seats.watchers.load(Relaxed) > 0)
     }
 
-    /// Watches until it is dropped.
-    pub fn watch(self: &Arc<Self>, camera: CameraId, view: View) -> Watching {
-        let seats = &self.cameras[camera.index()];
+    /// Does anybody want to see all of its frames, also those that are not analysed?
+    pub fn wants_all(&self, camera: CameraId) -> bool {
+        let cameras = self.cameras.read().unwrap_or_else(PoisonError::into_inner);
+        matches!(cameras.get(camera.index()), Some(Some(seats)) if seats.wants_all.load(Relaxed) > 0)
+    }
+
+    /// Watches until it is dropped. `None`: there is no such camera.
+    pub fn watch(&self, camera: CameraId, view: View) -> Option<Watching> {
+        let seats = self.seats(camera)?;
         let pictures = seats.views[view.index()].subscribe();
         seats.come();
         self.bell.ring();
-        Watching { audience: Arc::clone(self), camera, pictures }
+        // It must not keep the seats: their end is what ends its stream.
+        Some(Watching { seats: Arc::downgrade(&seats), pictures })
     }
 
     /// Sends painted pictures to `output` too, until the answer is dropped.
-    pub fn attach(self: &Arc<Self>, camera: CameraId, output: Arc<dyn Output>) -> Attached {
-        let seats = &self.cameras[camera.index()];
+    pub fn attach(&self, camera: CameraId, output: Arc<dyn Output>) -> Option<Attached> {
+        let seats = self.seats(camera)?;
         lock(&seats.outputs).push(Arc::clone(&output));
+        seats.wants_all.fetch_add(usize::from(output.shows_all()), Relaxed);
         seats.come();
         self.bell.ring();
-        Attached { audience: Arc::clone(self), camera, output }
+        Some(Attached { seats, output })
     }
 
     /// The views that somebody looks at.
     pub fn views(&self, camera: CameraId) -> Vec<View> {
-        let seats = &self.cameras[camera.index()];
+        let Some(seats) = self.seats(camera) else { return Vec::new() };
         View::all().filter(|view| seats.views[view.index()].receiver_count() > 0).collect()
     }
 
     /// The outputs that are attached.
     pub fn outputs(&self, camera: CameraId) -> Vec<Arc<dyn Output>> {
-        lock(&self.cameras[camera.index()].outputs).clone()
+        self.seats(camera).map(|seats| lock(&seats.outputs).clone()).unwrap_or_default()
     }
 
     /// A new picture for all who look at this view.
     pub fn publish(&self, camera: CameraId, view: View, shown: Shown) {
-        self.cameras[camera.index()].views[view.index()].send_replace(Some(Arc::new(shown)));
+        if let Some(seats) = self.seats(camera) {
+            seats.views[view.index()].send_replace(Some(Arc::new(shown)));
+        }
     }
 }
 
@@ -167,8 +219,7 @@ impl Seats {
 
 /// One viewer.
 pub struct Watching {
-    audience: Arc<Audience>,
-    camera: CameraId,
+    seats: std::sync::Weak<Seats>,
     pictures: watch::Receiver<Option<Arc<Shown>>>,
 }
 
@@ -187,22 +238,23 @@ impl Watching {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.audience.cameras[self.camera.index()].go();
+        if let Some(seats) = self.seats.upgrade() {
+            seats.go();
+        }
     }
 }
 
 /// An attached output.
 pub struct Attached {
-    audience: Arc<Audience>,
-    camera: CameraId,
+    seats: Arc<Seats>,
     output: Arc<dyn Output>,
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let seats = &self.audience.cameras[self.camera.index()];
-        lock(&seats.outputs).retain(|output| !Arc::ptr_eq(output, &self.output));
-        seats.go();
+        lock(&self.seats.outputs).retain(|output| !Arc::ptr_eq(output, &self.output));
+        self.seats.wants_all.fetch_sub(usize::from(self.output.shows_all()), Relaxed);
+        self.seats.go();
     }
 }
 
@@ -212,17 +264,18 @@ pub struct Shot<P> {
     pub key: FrameKey,
     /// When.
     pub stamp: Stamp,
+    /// How large.
+    pub size: Size,
     /// Its picture.
     pub pixels: P,
-    /// What to paint on it.
-    pub list: DrawList,
+    /// What to paint on it; `None`: it was not analysed.
+    pub list: Option<DrawList>,
 }
 
 /// Where pixels wait for their results, and results for the painter.
 pub struct Studio<P> {
     audience: Arc<Audience>,
-    kept: Mutex<VecDeque<(FrameKey, P)>>,
-    slots: Vec<Mutex<Option<Shot<P>>>>,
+    reels: Mutex<HashMap<CameraId, Reel<P>>>,
 }
 
 /// The studio as `analyze` sees it, which knows of no pixels.
@@ -236,8 +289,7 @@ pub trait Gallery: Send + Sync {
 impl<P> Studio<P> {
     /// For everybody in this audience.
     pub fn new(audience: Arc<Audience>) -> Studio<P> {
-        let slots = audience.cameras.iter().map(|_| Mutex::new(None)).collect();
-        Studio { audience, kept: Mutex::default(), slots }
+        Studio { audience, reels: Mutex::default() }
     }
 
     /// Who watches.
@@ -250,69 +302,70 @@ impl<P> Studio<P> {
         if !self.audience.is_watched(key.camera) {
             return;
         }
-        let forgotten = {
-            let mut kept = lock(&self.kept);
-            // What failed after it was loaded is never asked for.
-            let forgotten = if kept.len() >= MOST_KEPT { kept.pop_front() } else { None };
-            kept.push_back((key, pixels));
-            forgotten
-        };
-        // A picture may take its time to be freed.
-        drop(forgotten);
+        let freed = lock(&self.reels).entry(key.camera).or_default().keep(key.seq, pixels);
+        // Outside of the lock: a picture may take its time to be freed.
+        drop(freed);
     }
 
     /// Frees what is left of those who have gone: pixels that were on their way, and views' last pictures.
     pub fn tidy(&self) {
-        let mut left = VecDeque::new();
-        {
-            let mut kept = lock(&self.kept);
-            if kept.iter().any(|(key, _)| !self.audience.is_watched(key.camera)) {
-                std::mem::swap(&mut *kept, &mut left);
-                let (stay, go) = left.into_iter().partition(|(key, _)| self.audience.is_watched(key.camera));
-                (*kept, left) = (stay, go);
-            }
-        }
-        drop(left);
-        for view in self.audience.cameras.iter().flat_map(|seats| &seats.views) {
-            if view.receiver_count() == 0 && view.borrow().is_some() {
-                view.send_replace(None);
+        let gone: Vec<Reel<P>> = {
+            let mut reels = lock(&self.reels);
+            let left = |camera: &&CameraId| !self.audience.is_watched(**camera);
+            let left: Vec<CameraId> = reels.keys().filter(left).copied().collect();
+            left.iter().filter_map(|camera| reels.remove(camera)).collect()
+        };
+        drop(gone);
+        for camera in self.audience.cameras() {
+            let Some(seats) = self.audience.seats(camera) else { continue };
+            for view in &seats.views {
+                if view.receiver_count() == 0 && view.borrow().is_some() {
+                    view.send_replace(None);
+                }
             }
         }
     }
 
-    /// The newest frame of a camera that is to be painted.
+    /// The next frame of a camera that is to be painted: the newest analysed one, or, if somebody wants all, one after the other.
     pub fn take(&self, camera: CameraId) -> Option<Shot<P>> {
-        lock(&self.slots[camera.index()]).take()
+        let all = self.audience.wants_all(camera);
+        let (shot, freed) = lock(&self.reels).get_mut(&camera)?.take(camera, all);
+        drop(freed);
+        shot
     }
 }
 
 impl<P: Send> Gallery for Studio<P> {
     fn has(&self, key: FrameKey) -> bool {
-        self.audience.is_watched(key.camera) && lock(&self.kept).iter().any(|(kept, _)| *kept == key)
+        let has =
+            |reels: &HashMap<CameraId, Reel<P>>| reels.get(&key.camera).is_some_and(|reel| reel.has(key.seq));
+        self.audience.is_watched(key.camera) && has(&lock(&self.reels))
     }
 
     fn show(&self, key: FrameKey, stamp: Stamp, list: DrawList) {
-        let (mut found, mut older) = (None, Vec::new());
-        {
-            let mut kept = lock(&self.kept);
-            // Older frames of this camera were lost on their way: results come in order.
-            let mut rest = VecDeque::with_capacity(kept.len());
-            for (other, pixels) in kept.drain(..) {
-                if other == key {
-                    found = Some(pixels);
-                } else if other.camera == key.camera && other.seq < key.seq {
-                    older.push(pixels);
-                } else {
-                    rest.push_back((other, pixels));
-                }
-            }
-            *kept = rest;
-        }
-        if let Some(pixels) = found {
-            let missed = lock(&self.slots[key.camera.index()]).replace(Shot { key, stamp, pixels, list });
-            self.audience.bell.ring();
-            drop((missed, older));
-        }
+        let freed = match lock(&self.reels).get_mut(&key.camera) {
+            Some(reel) => reel.show(key.seq, stamp, list),
+            None => return,
+        };
+        self.audience.bell.ring();
+        drop(freed);
+    }
+}
+
+impl<P: Send> Bystander<P> for Studio<P> {
+    fn wants(&self, camera: CameraId) -> bool {
+        self.audience.wants_all(camera)
+    }
+
+    fn came(&self, key: FrameKey) {
+        let freed = lock(&self.reels).entry(key.camera).or_default().expect(key.seq);
+        drop(freed);
+    }
+
+    fn gave_up(&self, key: FrameKey, frame: Frame<P>) {
+        let freed = lock(&self.reels).entry(key.camera).or_default().plain(key.seq, frame);
+        self.audience.bell.ring();
+        drop(freed);
     }
 }
 
@@ -340,7 +393,8 @@ mod tests {
 
     fn show(studio: &Studio<&'static str>, seq: u64) {
         let stamp = Stamp { arrived: Tick::ZERO, decoded: Tick::ZERO, pts: None, wall: Wall(0) };
-        let list = DrawList { size: Size { width: 2, height: 2 }, covers: Vec::new(), marks: Vec::new() };
+        let size = Size { width: 2, height: 2 };
+        let list = DrawList { size, covers: Vec::new(), marks: Vec::new(), legend: Vec::new() };
         studio.show(key(seq), stamp, list);
     }
 
@@ -349,7 +403,7 @@ mod tests {
         let (audience, studio) = studio();
         studio.keep(key(0), "a");
         assert!(!studio.has(key(0)));
-        let viewer = audience.watch(DOOR, View::new(true, None));
+        let viewer = audience.watch(DOOR, View::new(true, None)).expect("a camera");
         studio.keep(key(1), "b");
         assert!(studio.has(key(1)) && !studio.has(key(0)));
         drop(viewer);
@@ -359,7 +413,7 @@ mod tests {
     #[test]
     fn a_frame_meets_its_own_results_and_the_newest_wins() {
         let (audience, studio) = studio();
-        let _viewer = audience.watch(DOOR, View::new(false, Some(640)));
+        let _viewer = audience.watch(DOOR, View::new(false, Some(640))).expect("a camera");
         for (seq, pixels) in [(0, "a"), (1, "b"), (2, "c"), (3, "d")] {
             studio.keep(key(seq), pixels);
         }
@@ -384,22 +438,38 @@ mod tests {
         let shown = Shown { jpeg: Bytes::from_static(b"jpeg"), seq: None, wall: Wall(0) };
         audience.publish(DOOR, view, shown);
         studio.tidy();
-        assert_eq!(lock(&studio.kept).len(), 2);
+        assert_eq!(lock(&studio.reels).len(), 2);
         drop(viewer);
         studio.tidy();
-        assert!(lock(&studio.kept).iter().map(|(key, _)| *key).eq([other]));
-        assert!(audience.cameras[0].views.iter().all(|view| view.borrow().is_none()));
+        assert!(lock(&studio.reels).keys().eq([&other.camera]));
+        assert!(audience.seats(DOOR).expect("a camera").views.iter().all(|view| view.borrow().is_none()));
         drop(yard);
     }
 
     #[test]
     fn what_fails_on_its_way_does_not_pile_up() {
         let (audience, studio) = studio();
-        let _viewer = audience.watch(DOOR, View::new(true, None));
+        let _viewer = audience.watch(DOOR, View::new(true, None)).expect("a camera");
         for seq in 0..1000 {
             studio.keep(key(seq), "a");
         }
-        assert_eq!(lock(&studio.kept).len(), MOST_KEPT);
+        assert_eq!(lock(&studio.reels)[&DOOR].len(), reel::MOST_KEPT);
+    }
+
+    #[test]
+    fn a_camera_that_has_gone_ends_its_viewers_and_another_may_come() {
+        let (audience, studio) = studio();
+        let mut viewer = audience.watch(DOOR, View::new(true, None)).expect("a camera");
+        audience.remove(DOOR);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        assert!(runtime.block_on(viewer.next()).is_none());
+        assert!(audience.watch(DOOR, View::new(true, None)).is_none() && !audience.is_watched(DOOR));
+        studio.keep(key(0), "a");
+        assert!(!studio.has(key(0)));
+        audience.add(CameraId(7), "attic");
+        let _viewer = audience.watch(CameraId(7), View::new(true, None)).expect("a camera");
+        assert_eq!(audience.cameras(), [CameraId(1), CameraId(7)]);
+        assert!(audience.is_watched(CameraId(7)));
     }
 
     #[test]

@@ -33,7 +33,6 @@ use serde_json::{Map, Value, json};
 use streams::Stream;
 use weir::board::Board;
 use weir::clock::{Clock, SystemClock, Tick, Wall, bell};
-use weir::config::Priority;
 use weir::device::nvidia::decoder::Decoder;
 use weir::device::nvidia::engine::{NvidiaEngine, Outputs as EngineOutputs, Tuning};
 use weir::device::nvidia::gpu::Gpu;
@@ -44,7 +43,7 @@ use weir::device::{Device, Engine, Outputs};
 use weir::flow::batch::{CameraSettings, Settings};
 use weir::flow::detect::Detector;
 use weir::flow::pace::{Objective, Pacer};
-use weir::frame::{Fate, Frame, Size, Stamp};
+use weir::frame::{CameraId, Fate, Frame, Size, Stamp};
 use weir::intake::{Port, intake};
 use weir::model::spec::{Placement, TensorView};
 use weir::stage::analyze::Work;
@@ -555,7 +554,8 @@ impl Bench {
         board.flow.set_target(target);
         let max_batch = curve.largest_useful();
         let objective = Objective { target, max_wait: Duration::from_millis(30), max_batch };
-        let cameras = vec![CameraSettings::default(); most];
+        let cameras: Vec<(CameraId, CameraSettings)> =
+            (0..most as u32).map(|n| (CameraId(n), CameraSettings::default())).collect();
         let beat = Beat::new(self.clock.now());
         let (ports, intake) = intake(Settings::default(), &cameras, &board, &clock, beat);
         let (results, work) = bounded(2);
@@ -563,7 +563,6 @@ impl Bench {
             intake,
             engine,
             pacer: Pacer::new(objective, curve),
-            priorities: vec![Priority::Realtime; most],
             results,
             board: Arc::clone(&board),
             clock,
@@ -602,7 +601,7 @@ impl Bench {
     fn step(&self, streams: usize, up: f64, board: &Board, run: &Live) {
         self.wait(Duration::from_secs(3));
         let counts = || {
-            let ledgers = board.cameras().iter().map(|card| card.ledger.read());
+            let ledgers = board.cameras().map(|card| card.ledger.read());
             ledgers.fold((0, 0), |(came, done), c| (came + c.frames_in, done + c.of(Fate::Inferred)))
         };
         let (from, cpu, threads, before) = (self.clock.now(), cpu_seconds(), cpu_by_thread(), counts());

@@ -120,7 +120,8 @@ pub struct Daemon {
     /// `http://127.0.0.1:PORT`.
     pub http: String,
     log: PathBuf,
-    _dir: tempfile::TempDir,
+    head: String,
+    dir: tempfile::TempDir,
 }
 
 impl Daemon {
@@ -147,19 +148,41 @@ impl Daemon {
 
     /// The same with environment variables.
     pub fn spawn_with(config: &str, model: &str, env: &[(&str, &str)]) -> Daemon {
+        let mut weir = weir();
+        weir.args(["run", "-c"]);
+        Self::spawn_as(weir, config, model, env)
+    }
+
+    /// The daemon with a script for a network (`scripted-weir.rs`), once it is ready.
+    pub fn scripted(config: &str) -> Daemon {
+        let binary = Path::new(env!("CARGO_BIN_EXE_weir")).with_file_name("examples/scripted-weir");
+        assert!(binary.is_file(), "{} is missing: `cargo build --examples` first", binary.display());
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let manifest = "[model]\nname = \"scripted\"\nlicence = \"Apache-2.0\"\ndescription = \"A script.\"\nlabels = [\"mark\"]\n[input]\nname = \"images\"\nwidth = 640\nheight = 480\n[output]\nfamily = \"ssd\"\nnames = [\"scores\", \"boxes\"]\nscore_floor = 0.1\nnms_iou = 0.5\n";
+        std::fs::write(folder.join("scripted.toml"), manifest).expect("the manifest is written");
+        std::fs::write(folder.join("scripted.onnx"), "").expect("the model is written");
+        let model = format!("[model]\npath = {:?}\n", folder.join("scripted.onnx"));
+        let mut daemon = Self::spawn_as(Command::new(binary), config, &model, &[]);
+        until("the daemon is ready", || {
+            assert!(!daemon.ended(), "the daemon ended: {}", daemon.log());
+            daemon.get("/readyz").ok().map(drop)
+        });
+        daemon
+    }
+
+    fn spawn_as(mut weir: Command, config: &str, model: &str, env: &[(&str, &str)]) -> Daemon {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let port = free_port();
         let path = dir.path().join("weir.toml");
         let models = root().join("models");
         let model =
             if model.contains("path") { model.to_owned() } else { format!("{model}dirs = [{:?}]\n", models) };
-        let text = format!("[node]\nname = \"test\"\n[http]\nbind = \"127.0.0.1:{port}\"\n{model}\n{config}");
-        std::fs::write(&path, text).expect("the configuration is written");
+        let head = format!("[node]\nname = \"test\"\n[http]\nbind = \"127.0.0.1:{port}\"\n{model}\n");
+        std::fs::write(&path, format!("{head}{config}")).expect("the configuration is written");
         std::os::unix::fs::symlink(root().join("pipelines"), dir.path().join("pipelines")).expect("linked");
         let log = dir.path().join("log");
         let file = std::fs::File::create(&log).expect("the log is made");
-        let child = weir()
-            .args(["run", "-c"])
+        let child = weir
             .arg(&path)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
@@ -167,7 +190,33 @@ impl Daemon {
             .stderr(file)
             .spawn()
             .expect("weir starts");
-        Daemon { child, http: format!("http://127.0.0.1:{port}"), log, _dir: dir }
+        Daemon { child, http: format!("http://127.0.0.1:{port}"), log, head, dir }
+    }
+
+    /// Its configuration.
+    pub fn file(&self) -> PathBuf {
+        self.dir.path().join("weir.toml")
+    }
+
+    /// Writes another configuration, as an editor does: a new file in the place of the old one. It is not read yet.
+    pub fn rewrite(&self, config: &str) {
+        let new = self.dir.path().join("weir.toml.new");
+        std::fs::write(&new, format!("{}{config}", self.head)).expect("the configuration is written");
+        std::fs::rename(&new, self.file()).expect("the configuration is replaced");
+    }
+
+    /// `POST /api/v1/reload`: status, `Retry-After` and body.
+    pub fn reload(&self) -> (u16, Option<String>, Value) {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(60)))
+            .http_status_as_error(false)
+            .build()
+            .into();
+        let answer = agent.post(format!("{}/api/v1/reload", self.http)).send_empty();
+        let mut answer = answer.expect("the API answers");
+        let after = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let text = answer.body_mut().read_to_string().expect("it is text");
+        (answer.status().as_u16(), after, serde_json::from_str(&text).expect("the API speaks JSON"))
     }
 
     /// The body of a 2xx answer.

@@ -93,6 +93,7 @@ impl Net {
                 model: "none".into(),
             },
             audience: weir::video::Audience::new(CAMERAS, weir::clock::bell().0),
+            orders: crossbeam_channel::bounded(1).0,
             devices: Arc::new(|| serde_json::json!({})),
         };
         let serving = http::serve(listener, api, signal.clone());

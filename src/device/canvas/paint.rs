@@ -1,9 +1,9 @@
 //! Paints a [`DrawList`] on a [`Canvas`], straight in Y, U and V. The cost is that of the pixels that are painted.
 
-use super::text::Type;
+use super::text::{Placed, Type};
 use super::{Canvas, Place};
-use crate::config::Hide;
-use crate::flow::draw::{BLACK, Corner, Cover, DrawList, Mark, Rgb};
+use crate::config::{Hide, Style};
+use crate::flow::draw::{self, BLACK, Corner, Cover, DrawList, Mark, Rgb};
 use crate::frame::BBox;
 
 /// How opaque a label's plate is, 0..=255.
@@ -15,15 +15,28 @@ const SQUARES: i32 = 5;
 /// The smallest square of a blurred region.
 const LEAST_SQUARE: i32 = 8;
 
+/// The thinnest line, and the smallest letters that can be read, in pixels.
+const LEAST_LINE: f32 = 2.0;
+const LEAST_TEXT: f32 = 13.0;
+
 /// Paints. Keeps the letters that it has drawn.
 pub struct Painter {
     fonts: Type,
+    style: Style,
 }
 
 impl Default for Painter {
     fn default() -> Self {
-        Painter { fonts: Type::new() }
+        Painter::new(Style::default())
     }
+}
+
+/// A line of text, measured.
+struct Line {
+    glyphs: Vec<Placed>,
+    width: i32,
+    height: i32,
+    margin: i32,
 }
 
 /// A rectangle of pixels; right and bottom are not part of it.
@@ -43,6 +56,11 @@ impl Area {
             right: self.right.min(outer.right),
             bottom: self.bottom.min(outer.bottom),
         }
+    }
+
+    fn bbox(self) -> BBox {
+        let (x, y) = (self.left as f32, self.top as f32);
+        BBox { x, y, w: self.right as f32 - x, h: self.bottom as f32 - y }
     }
 
     fn is_empty(self) -> bool {
@@ -67,44 +85,54 @@ impl Painter {
     /// Paints boxes, trails and labels.
     pub fn mark(&mut self, list: &DrawList, canvas: &mut Canvas) {
         let (x, y) = scale(list, canvas);
-        let line = (canvas.size.height as f32 / 360.0).round().max(2.0) as i32;
+        let scaled = |b: &BBox| BBox { x: b.x * x, y: b.y * y, w: b.w * x, h: b.h * y };
+        let line = (canvas.size.height as f32 * self.style.line / 1000.0).round().max(LEAST_LINE) as i32;
+        let mut tags = Vec::new();
         for mark in &list.marks {
             match mark {
-                Mark::Outline { bbox, colour } => {
-                    let bbox = BBox { x: bbox.x * x, y: bbox.y * y, w: bbox.w * x, h: bbox.h * y };
-                    canvas.outline(&bbox, line, *colour);
-                }
+                Mark::Outline { bbox, colour } => canvas.outline(&scaled(bbox), line, *colour),
+                Mark::Corners { bbox, colour } => canvas.corners(&scaled(bbox), line, *colour),
                 Mark::Trail { points, colour } => {
                     let points: Vec<[f32; 2]> = points.iter().map(|at| [at[0] * x, at[1] * y]).collect();
                     canvas.trail(&points, line as f32, *colour);
                 }
-                Mark::Label { at, corner, text, plate } => {
-                    self.label(canvas, [at[0] * x, at[1] * y], *corner, text, *plate);
+                Mark::Tag { bbox, text, plate } => {
+                    tags.push((scaled(bbox), self.measure(canvas, text), *plate))
                 }
+                Mark::Label { .. } => {}
+            }
+        }
+        let mut taken = Vec::new();
+        for mark in list.marks.iter().chain(&list.legend) {
+            if let Mark::Label { at, corner, text, plate } = mark {
+                let line = self.measure(canvas, text);
+                let left =
+                    (at[0] * x).round() as i32 - if *corner == Corner::TopRight { line.width } else { 0 };
+                taken.push(canvas.text(&line, [left, (at[1] * y).round() as i32], *plate).bbox());
+            }
+        }
+        let whole = canvas.area().bbox();
+        let boxes: Vec<BBox> = tags.iter().map(|(bbox, ..)| *bbox).collect();
+        let plates: Vec<[f32; 2]> =
+            tags.iter().map(|(_, line, _)| [line.width as f32, line.height as f32]).collect();
+        let places = draw::place(&boxes, &plates, [whole.w, whole.h], &taken);
+        for (place, (_, line, plate)) in places.iter().zip(&tags) {
+            if let Some([x, y]) = place {
+                canvas.text(line, [x.round() as i32, y.round() as i32], *plate);
             }
         }
     }
 
-    fn label(&mut self, canvas: &mut Canvas, at: [f32; 2], corner: Corner, text: &str, plate: Rgb) {
-        let pixels = (canvas.size.height / 36).clamp(13, 48);
+    /// Paints in this style.
+    pub fn new(style: Style) -> Painter {
+        Painter { fonts: Type::new(), style }
+    }
+
+    fn measure(&mut self, canvas: &Canvas, text: &str) -> Line {
+        let pixels = (canvas.size.height as f32 * self.style.text / 1000.0).round().max(LEAST_TEXT) as u32;
         let (glyphs, wide) = self.fonts.set(text, pixels);
-        let (margin, high) = (pixels as i32 / 4, pixels as i32);
-        let (width, height) = (wide + 2 * margin, high + margin);
-        let (x, y) = (at[0].round() as i32, at[1].round() as i32);
-        let left = if corner == Corner::TopRight { x - width } else { x };
-        let top = if corner == Corner::BottomLeft { y - height } else { y };
-        let whole = canvas.area();
-        let left = left.min(whole.right - width).max(0);
-        let top = top.min(whole.bottom - height).max(0);
-        let area = Area { left, top, right: left + width, bottom: top + height };
-        canvas.blend(area, plate, |_, _| PLATE);
-        let ink = plate.ink();
-        for (dx, dy, glyph) in glyphs.iter().filter(|(_, _, glyph)| glyph.width > 0) {
-            let (left, top) = (left + margin + dx, top + margin / 2 + dy);
-            let rows = glyph.cover.len() as i32 / glyph.width;
-            let area = Area { left, top, right: left + glyph.width, bottom: top + rows };
-            canvas.blend(area, ink, |x, y| glyph.cover[((y - top) * glyph.width + x - left) as usize]);
-        }
+        let margin = pixels as i32 / 4;
+        Line { glyphs, width: wide + 2 * margin, height: pixels as i32 + margin, margin }
     }
 }
 
@@ -148,6 +176,39 @@ impl Canvas {
                 let at = y as usize * u_place.stride + x as usize;
                 mix(&mut cb[at], u_code, mean);
                 mix(&mut cr[at], v_code, mean);
+            }
+        }
+    }
+
+    /// A line of text on a plate, moved into the picture; returns where the plate is.
+    fn text(&mut self, line: &Line, [left, top]: [i32; 2], plate: Rgb) -> Area {
+        let whole = self.area();
+        let left = left.min(whole.right - line.width).max(0);
+        let top = top.min(whole.bottom - line.height).max(0);
+        let area = Area { left, top, right: left + line.width, bottom: top + line.height };
+        self.blend(area, plate, |_, _| PLATE);
+        let ink = plate.ink();
+        for (dx, dy, glyph) in line.glyphs.iter().filter(|(_, _, glyph)| glyph.width > 0) {
+            let (left, top) = (left + line.margin + dx, top + line.margin / 2 + dy);
+            let rows = glyph.cover.len() as i32 / glyph.width;
+            let area = Area { left, top, right: left + glyph.width, bottom: top + rows };
+            self.blend(area, ink, |x, y| glyph.cover[((y - top) * glyph.width + x - left) as usize]);
+        }
+        area
+    }
+
+    /// The corners of a box, each a quarter of its sides long.
+    fn corners(&mut self, bbox: &BBox, line: i32, colour: Rgb) {
+        let edges = [bbox.x, bbox.y, bbox.x + bbox.w, bbox.y + bbox.h].map(|edge| edge.round() as i32);
+        let [left, top, right, bottom] = edges;
+        let (wide, high) = (((right - left) / 4).max(line), ((bottom - top) / 4).max(line));
+        for (x, to_x) in [(left, wide), (right, -wide)] {
+            for (y, to_y) in [(top, high), (bottom, -high)] {
+                let across = |from: i32, by: i32| (from.min(from + by), from.max(from + by));
+                for (by_x, by_y) in [(to_x, line * to_y.signum()), (line * to_x.signum(), to_y)] {
+                    let ((left, right), (top, bottom)) = (across(x, by_x), across(y, by_y));
+                    self.blend(Area { left, top, right, bottom }, colour, |_, _| 255);
+                }
             }
         }
     }
@@ -308,7 +369,7 @@ mod tests {
     }
 
     fn list(covers: Vec<Cover>, marks: Vec<Mark>) -> DrawList {
-        DrawList { size: SIZE, covers, marks }
+        DrawList { size: SIZE, covers, marks, legend: Vec::new() }
     }
 
     /// Noise, so that every pixel differs from its neighbours.
@@ -339,10 +400,26 @@ mod tests {
     }
 
     #[test]
+    fn an_older_box_has_corners_only() {
+        let mut canvas = blank();
+        let bbox = BBox { x: 20.0, y: 10.0, w: 40.0, h: 40.0 };
+        let marks = vec![Mark::Corners { bbox, colour: WHITE }];
+        Painter::default().mark(&list(Vec::new(), marks), &mut canvas);
+        let luma = |x, y| canvas.at(x, y)[0];
+        for (x, y) in [(20, 10), (29, 10), (20, 19), (59, 49), (50, 49), (59, 40)] {
+            assert_eq!(luma(x, y), 255, "{x},{y}");
+        }
+        for (x, y) in [(40, 10), (20, 30), (59, 30), (40, 49), (60, 50), (19, 9)] {
+            assert_eq!(luma(x, y), blank().at(0, 0)[0], "{x},{y}");
+        }
+    }
+
+    #[test]
     fn a_label_stays_in_the_picture_and_can_be_read() {
         for at in [[-50.0, -50.0], [500.0, 500.0], [30.0, 2.0]] {
             let mut canvas = blank();
-            let label = Mark::Label { at, corner: Corner::BottomLeft, text: "car 1".into(), plate: WHITE };
+            let bbox = BBox { x: at[0], y: at[1], w: 30.0, h: 30.0 };
+            let label = Mark::Tag { bbox, text: "car 1".into(), plate: WHITE };
             Painter::default().mark(&list(Vec::new(), vec![label]), &mut canvas);
             let codes = canvas.data[..120 * 80].iter();
             let (dark, light) =

@@ -219,7 +219,7 @@ impl Device for Nvidia {
 
 /// Pictures of a camera that may be on the GPU at a time.
 fn most_pictures(camera: &config::Camera) -> usize {
-    let frames = camera.ring.as_millis() * crate::run::MOST_FPS / 1000;
+    let frames = camera.ring.as_millis() * crate::roster::MOST_FPS / 1000;
     usize::try_from(frames).unwrap_or(usize::MAX).max(2).saturating_add(BEYOND_RING)
 }
 

@@ -4,7 +4,7 @@
 //! crashes inside GStreamer. Which failure means what is read from GStreamer's typed error domains, never from its texts.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -21,7 +21,7 @@ use super::preprocess::ChromaSite;
 use super::usb;
 use crate::clock::Pts;
 use crate::config::{self, Transport};
-use crate::device::{Gate, Happening, Picture, Sink};
+use crate::device::{Gate, Happening, Picture, Sink, Tap};
 use crate::event::Video;
 use crate::fault::{Fault, Retry, Who};
 use crate::flow::thin::Pass;
@@ -38,9 +38,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const MOST_AGE: Duration = Duration::from_secs(10);
 
 /// A running pipeline. Dropping it stops it.
-#[derive(Debug)]
 pub struct SoftwareSource {
     pipeline: gst::Pipeline,
+    tap: SetTap,
+}
+
+/// Where a pipeline's probes find the tap, once there is one.
+type SetTap = Arc<OnceLock<Arc<dyn Tap>>>;
+
+impl std::fmt::Debug for SoftwareSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SoftwareSource({:?})", self.pipeline)
+    }
 }
 
 impl SoftwareSource {
@@ -61,6 +70,9 @@ impl Drop for SoftwareSource {
         }
         // Fails only for elements that already failed; there is nothing left to stop then.
         let _ = self.pipeline.set_state(gst::State::Null);
+        if let Some(tap) = self.tap.get() {
+            tap.ended();
+        }
     }
 }
 
@@ -72,6 +84,28 @@ impl crate::device::Source for SoftwareSource {
                 Fault::new(Who::Camera, "not_seekable", "the file cannot be played from its start again")
             })
     }
+
+    fn tap(&mut self, tap: Arc<dyn Tap>) {
+        // Where something else decodes, its appsink gets the units.
+        if let Some(pad) = self.pipeline.by_name("units").and_then(|units| units.static_pad("sink")) {
+            let set = Arc::clone(&self.tap);
+            pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+                show(&set, pad, info);
+                gst::PadProbeReturn::Ok
+            });
+        }
+        // A source has one tap in its life.
+        let _ = self.tap.set(tap);
+    }
+}
+
+/// Shows a unit to the tap.
+fn show(tap: &SetTap, pad: &gst::Pad, info: &gst::PadProbeInfo<'_>) {
+    if let (Some(tap), Some(buffer)) = (tap.get(), info.buffer())
+        && let Some(caps) = pad.current_caps()
+    {
+        tap.unit(&caps, buffer);
+    }
 }
 
 /// Builds and starts the pipeline of a camera.
@@ -80,7 +114,7 @@ impl crate::device::Source for SoftwareSource {
 /// When GStreamer cannot build the description.
 pub fn open(camera: &config::Camera, mut sink: Sink<Pixels>) -> Result<SoftwareSource, Fault> {
     let (source, live) = build(&description(&camera.source, &camera.name)?, camera, "frames")?;
-    let codec = watch_decoders(&source.pipeline, sink.gate.take());
+    let codec = watch_decoders(&source, sink.gate.take());
     let frames = source
         .pipeline
         .by_name("frames")
@@ -112,7 +146,7 @@ pub(crate) fn build(
         .downcast::<gst::Pipeline>()
         .map_err(|_| broken(&camera.name, "its description is one element, not a pipeline"))?;
     // From here on an early return must stop the pipeline first: the guard does.
-    let source = SoftwareSource { pipeline };
+    let source = SoftwareSource { pipeline, tap: SetTap::default() };
     let live = configure(&source.pipeline, camera, appsink)?;
     Ok((source, live))
 }
@@ -226,12 +260,14 @@ fn select_first_video(source: &gst::Element) {
     });
 }
 
-/// Sets up decoders as decodebin makes them, notes which codec they read, and has the gate asked before them.
-fn watch_decoders(pipeline: &gst::Pipeline, gate: Option<Gate>) -> Arc<Mutex<String>> {
+/// Sets up decoders as decodebin makes them, notes which codec they read, and has the tap shown what comes and the gate asked before
+/// them.
+fn watch_decoders(source: &SoftwareSource, gate: Option<Gate>) -> Arc<Mutex<String>> {
+    let tap = Arc::clone(&source.tap);
     let gate = gate.map(|gate| Arc::new(Mutex::new(gate)));
     let codec = Arc::new(Mutex::new(String::from("raw")));
     let noted = Arc::clone(&codec);
-    pipeline.connect_deep_element_added(move |_, _, element| {
+    source.pipeline.connect_deep_element_added(move |_, _, element| {
         let is_decoder = element
             .factory()
             .and_then(|f| {
@@ -248,7 +284,7 @@ fn watch_decoders(pipeline: &gst::Pipeline, gate: Option<Gate>) -> Arc<Mutex<Str
         }
         let noted = Arc::clone(&noted);
         if let Some(pad) = element.static_pad("sink") {
-            let gate = gate.clone();
+            let (gate, tap) = (gate.clone(), Arc::clone(&tap));
             let reader = Mutex::new(None);
             let kinds = gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::BUFFER;
             pad.add_probe(kinds, move |pad, info| {
@@ -258,6 +294,7 @@ fn watch_decoders(pipeline: &gst::Pipeline, gate: Option<Gate>) -> Arc<Mutex<Str
                     *noted.lock().unwrap_or_else(PoisonError::into_inner) = codec_name(structure.name());
                     *reader.lock().unwrap_or_else(PoisonError::into_inner) = reader_of(structure);
                 }
+                show(&tap, pad, info);
                 let refused = gate
                     .as_ref()
                     .zip(info.buffer())

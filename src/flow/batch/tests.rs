@@ -85,6 +85,51 @@ proptest! {
         prop_assert_eq!(distinct, history.pushed.keys().copied().collect::<HashSet<_>>());
     }
 
+    /// Cameras go and come back with other settings at any moment: their frames leave once all the same, and what is left counts right.
+    #[test]
+    fn a_camera_may_go_and_come_back(
+        steps in prop::collection::vec((0u8..6, 0u32..4, 1u64..40), 1..200),
+    ) {
+        let mut batcher: Batcher<()> = Batcher::new(Settings { max_batch_frames: 4, ..Settings::default() });
+        let (mut now, mut seq) = (Tick::ZERO, 0);
+        let (mut waiting, mut batch, mut dropped) = (HashSet::new(), Vec::new(), Vec::new());
+        for (what, id, more) in steps {
+            let id = CameraId(id);
+            match (what, batcher.has(id)) {
+                (0, true) => batcher.remove_camera(id),
+                (0..=2, false) => batcher.add_camera(id, CameraSettings {
+                    priority: if more % 2 == 0 { Priority::Realtime } else { Priority::Bulk },
+                    ring: ms(more * 10),
+                    max_frames: (more % 5) as usize,
+                    ..CameraSettings::default()
+                }),
+                (5, _) => drop(batcher.poll(now, more as usize % 5, &mut batch)),
+                (_, true) => {
+                    now = now + ms(more);
+                    seq += 1;
+                    waiting.insert(FrameKey { camera: id, seq });
+                    batcher.wants(now, id, Kind::Key);
+                    batcher.push(now, FrameKey { camera: id, seq }, ());
+                }
+                _ => {}
+            }
+            batcher.take_dropped(&mut dropped);
+            let gone = batch.drain(..).map(|(key, ())| key).chain(dropped.drain(..).map(|(key, (), _)| key));
+            for key in gone {
+                prop_assert!(waiting.remove(&key), "{} left twice", key);
+            }
+            prop_assert_eq!(batcher.waiting, waiting.len());
+            let realtime = |key: &&FrameKey| batcher.cameras[key.camera.index()].as_ref().is_some_and(|c| c.settings.is_realtime());
+            prop_assert_eq!(batcher.realtime_waiting, waiting.iter().filter(realtime).count());
+        }
+        // Whoever is there is still served.
+        for turn in 0..200 {
+            batcher.poll(now + ms(turn), 4, &mut batch);
+        }
+        batcher.take_dropped(&mut dropped);
+        prop_assert_eq!(batch.len() + dropped.len(), waiting.len());
+    }
+
     #[test]
     fn a_camera_is_sent_in_order(world in world()) {
         let history = world.play(None);

@@ -71,6 +71,12 @@ impl Turns {
         self.bulk.order.admit(id);
     }
 
+    /// A camera goes.
+    pub fn remove(&mut self, id: CameraId) {
+        self.realtime.order.remove(id);
+        self.bulk.order.remove(id);
+    }
+
     fn class(&mut self, priority: Priority) -> &mut Class {
         match priority {
             Priority::Realtime => &mut self.realtime,

@@ -31,6 +31,7 @@ fn camera() -> Camera {
         }],
         lines: vec![Line { name: "sill".into(), ends: [[0.5, 0.3], [0.5, 0.7]], classes: vec![] }],
         privacy: Default::default(),
+        restream: Default::default(),
     }
 }
 

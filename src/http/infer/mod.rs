@@ -11,7 +11,6 @@
 //! | `tenant` | one of `[tenants]` |
 //! | `min_score` | leaves out less certain detections, 0 to 1 |
 
-mod access;
 mod body;
 mod many;
 
@@ -27,7 +26,7 @@ use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-pub use self::access::Access;
+use super::access::Access;
 use super::{Shared, error};
 use crate::config::Priority;
 use crate::request::desk::{Ask, Desk, MOST_TIMEOUT, Told};

@@ -77,7 +77,7 @@ impl Sink {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut session = Session {
-            said: vec![None; self.wiring.board.cameras().len()],
+            said: Vec::new(),
             next_state: 0,
             sink: self,
             client,
@@ -287,21 +287,28 @@ impl Session<'_> {
 
     /// Begins another round over the cameras, unless one is still waiting for room.
     fn look_again(&mut self) {
-        if self.next_state == self.said.len() {
+        let cameras = self.sink.wiring.board.cameras().count();
+        if self.next_state >= cameras {
             self.next_state = 0;
         }
+        // Cameras may have come.
+        self.said.resize(cameras, None);
     }
 
     fn tell_states(&mut self) {
         while self.window.free() > 0 && self.next_state < self.said.len() {
             let place = self.next_state;
             self.next_state += 1;
-            let card = &self.sink.wiring.board.cameras()[place];
+            let Some(card) = self.sink.wiring.board.cameras().nth(place) else { return };
             let link = card.link();
             if self.said[place].as_ref() != Some(&link) {
                 let topic = self.sink.topics.status(&card.name);
-                let json = serde_json::Value::from(link.to_json()).to_string();
-                self.publish(Item::State, topic, true, json.into());
+                // An empty message takes the retained one away (MQTT 5, 3.3.1.3).
+                let payload = match &link {
+                    Link::Removed => Bytes::new(),
+                    link => serde_json::Value::from(link.to_json()).to_string().into(),
+                };
+                self.publish(Item::State, topic, true, payload);
                 self.said[place] = Some(link);
             }
         }

@@ -1,0 +1,56 @@
+//! `POST /api/v1/reload`: reads the configuration again. Cameras that are new come, if there is room for them; those that are configured
+//! otherwise start anew; those that are no longer there go. What else differs waits for a restart, and is named.
+//!
+//! 200 with `{"added": ["gate"], "changed": [], "removed": [], "capped": {"gate": 12.5}, "refused": [], "restart": ["[batcher]"]}`.
+//! 503 with `Retry-After` and the same under `applied`, when there was no room for a camera: `{"error": {"code": "no_capacity", "ceiling":
+//! "engine", …}}`. 422 `bad_configuration` when it cannot be used: nothing was changed then. A token is needed as for pictures.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::{Shared, error};
+use crate::roster::{Applied, Order};
+
+/// A camera that goes may take its time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) async fn post(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    if let Err(refusal) = shared.api.infer.access.check(&headers) {
+        let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::FORBIDDEN);
+        return error(status, refusal.code, refusal.message);
+    }
+    let (reply, answer) = oneshot::channel();
+    let busy = |why: &str| {
+        let later = [(header::RETRY_AFTER, "2")];
+        (later, error(StatusCode::SERVICE_UNAVAILABLE, "busy", why)).into_response()
+    };
+    if shared.api.orders.try_send(Order { reply: Some(reply) }).is_err() {
+        return busy("the configuration is being read already");
+    }
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(Ok(applied))) => told(&applied),
+        Ok(Ok(Err(why))) => error(StatusCode::UNPROCESSABLE_ENTITY, "bad_configuration", why),
+        Ok(Err(_)) => error(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the daemon is stopping"),
+        Err(_) => busy("this takes long: it goes on, and the log will say what came of it"),
+    }
+}
+
+fn told(applied: &Applied) -> Response {
+    let Some(last) = applied.refused.iter().max_by_key(|refused| refused.retry_after) else {
+        return Json(applied.to_json()).into_response();
+    };
+    let names: Vec<&str> = applied.refused.iter().map(|refused| &*refused.name).collect();
+    let message = format!("there is no room for {}: the ceiling is {}", names.join(", "), last.ceiling);
+    let body = json!({
+        "error": { "code": "no_capacity", "ceiling": last.ceiling, "message": message },
+        "applied": applied.to_json(),
+    });
+    let later = [(header::RETRY_AFTER, last.retry_after.as_secs().max(1).to_string())];
+    (StatusCode::SERVICE_UNAVAILABLE, later, Json(body)).into_response()
+}

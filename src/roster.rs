@@ -1,0 +1,440 @@
+//! The cameras that run, each with its thread. They come, change and go while the daemon runs, when the configuration is read again;
+//! the others do not notice.
+//!
+//! A camera that comes is admitted like one that a client asks about: fully, at a lower rate, or not at all, by what the machine has
+//! left. Those that run are never stopped for that, and those of the configuration at start are all started. Nobody knows what a camera
+//! sends before it is connected, so it is taken for the mean of those that are online, or for [`UNKNOWN`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use crate::board::{Board, Link, Terms};
+use crate::clock::Clock;
+use crate::config::{self, Camera, Config, Priority, Source};
+use crate::device::{Device, Engine};
+use crate::event::{Draft, Kind, Reason};
+use crate::fault::{Fault, Who};
+use crate::flow::batch::CameraSettings;
+use crate::flow::capacity::{Asked, Stream, Verdict};
+use crate::frame::CameraId;
+use crate::intake::{Harbour, Port};
+use crate::model::spec::ModelSpec;
+use crate::stage::analyze::{Filter, Work};
+use crate::stage::ingest::{Ingest, Never};
+use crate::supervise::{self, Worker};
+use crate::video::{Audience, rtsp};
+
+/// The fastest camera that a ring is sized for.
+pub(crate) const MOST_FPS: u128 = 60;
+/// What a camera is taken for while none is online: frames a second, pixels.
+const UNKNOWN: (f64, f64) = (25.0, 1920.0 * 1080.0);
+/// A camera's thread has so long to end.
+const LEAVE: Duration = Duration::from_secs(10);
+
+/// Somebody wants the configuration read again.
+pub struct Order {
+    /// Where the answer goes: the words for the operator when the configuration cannot be used.
+    pub reply: Option<oneshot::Sender<Result<Applied, String>>>,
+}
+
+/// What became of a configuration that was read again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Applied {
+    /// Cameras that were started.
+    pub added: Vec<Arc<str>>,
+    /// Cameras that were started again with other settings.
+    pub changed: Vec<Arc<str>>,
+    /// Cameras that were stopped.
+    pub removed: Vec<Arc<str>>,
+    /// Of the added ones: those that are inferred at a lower rate than they send, frames a second.
+    pub capped: Vec<(Arc<str>, f64)>,
+    /// Cameras for which there is no room.
+    pub refused: Vec<Refused>,
+    /// Sections that differ and wait for a restart.
+    pub restart: Vec<&'static str>,
+}
+
+/// A camera for which there is no room.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refused {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What binds.
+    pub ceiling: &'static str,
+    /// When asking again may help.
+    pub retry_after: Duration,
+}
+
+impl Applied {
+    /// For the API: `added`, `changed`, `removed`, `refused` and `restart` are lists of names; `capped` has frames a second by name.
+    pub fn to_json(&self) -> Value {
+        let capped: serde_json::Map<String, Value> =
+            self.capped.iter().map(|(name, fps)| (name.to_string(), json!(fps))).collect();
+        let refused: Vec<&str> = self.refused.iter().map(|r| &*r.name).collect();
+        json!({
+            "added": self.added, "changed": self.changed, "removed": self.removed, "capped": capped,
+            "refused": refused, "restart": self.restart,
+        })
+    }
+}
+
+/// What each camera is wired to.
+pub struct Wiring<D: Device> {
+    /// Opens sources.
+    pub device: Arc<D>,
+    /// Its labels are those that `hide` may name.
+    pub spec: Arc<ModelSpec>,
+    /// Rings.
+    pub harbour: Harbour<D::Pixels>,
+    /// State.
+    pub board: Arc<Board>,
+    /// Viewers.
+    pub audience: Arc<Audience>,
+    /// And those over RTSP; it ends with the roster.
+    pub rtsp: Option<rtsp::Server>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Towards `publish`.
+    pub events: Sender<Draft>,
+    /// Towards `analyze`.
+    pub analyze: Sender<Work<<D::Engine as Engine>::Outputs>>,
+    /// Every worker holds one.
+    pub alive: Sender<Never>,
+}
+
+/// See the module.
+pub struct Roster<D: Device> {
+    wiring: Wiring<D>,
+    /// As it was read last; its cameras are those that run, as they are written.
+    config: Config,
+    running: HashMap<Arc<str>, Running>,
+}
+
+struct Running {
+    id: CameraId,
+    /// Dropping it tells the camera to stop.
+    stop: Sender<Never>,
+    /// Disconnects when its thread has ended.
+    ended: Receiver<Never>,
+    worker: Worker,
+}
+
+impl<D: Device> Roster<D> {
+    /// Starts all cameras of a configuration. Their seats are those of the board in the same order; `ports` are theirs.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start(wiring: Wiring<D>, config: Config, ports: Vec<Port<D::Pixels>>) -> Result<Self, Fault> {
+        let cameras = config.cameras.clone();
+        let mut roster = Roster { wiring, config, running: HashMap::new() };
+        for ((id, camera), port) in (0..).map(CameraId).zip(&cameras).zip(ports) {
+            roster.launch(id, camera, port)?;
+        }
+        Ok(roster)
+    }
+
+    /// Takes up another configuration, as far as a running daemon can.
+    ///
+    /// # Errors
+    /// When the configuration does not fit the model: then nothing was changed.
+    pub fn apply(&mut self, new: Config) -> Result<Applied, Fault> {
+        for camera in &new.cameras {
+            check_labels(&self.wiring.spec, camera)?;
+        }
+        let config::Changes { added, changed, removed, restart } = config::between(&self.config, &new);
+        let mut applied = Applied { restart, ..Applied::default() };
+        // All are told before any is waited for.
+        let changing = changed.iter().map(|camera| &camera.name);
+        let mut leaving = Vec::new();
+        for name in removed.iter().chain(changing) {
+            if let Some(Running { id, stop, ended, worker }) = self.running.remove(name) {
+                drop(stop);
+                leaving.push((id, ended, worker));
+            }
+        }
+        for (id, ended, worker) in leaving {
+            let is_removed = removed.contains(&self.wiring.board.camera(id).name);
+            self.leave(id, &ended, worker, is_removed);
+        }
+        applied.removed = removed;
+        for camera in &changed {
+            self.come(camera, None);
+            applied.changed.push(Arc::clone(&camera.name));
+        }
+        self.admit(&added, &mut applied);
+        self.config = new;
+        // They are looked at again next time.
+        self.config.cameras.retain(|camera| self.running.contains_key(&camera.name));
+        Ok(applied)
+    }
+
+    /// Tells all cameras to stop; the answer is who to wait for.
+    pub fn stop(self) -> Vec<Worker> {
+        self.running.into_values().map(|running| running.worker).collect()
+    }
+
+    /// Starts those for which there is room.
+    fn admit(&mut self, added: &[Camera], applied: &mut Applied) {
+        for class in [Priority::Realtime, Priority::Bulk] {
+            let cameras: Vec<&Camera> = added.iter().filter(|camera| camera.priority == class).collect();
+            let (mut fit, mut cap, mut refusal) = (cameras.len(), None, None);
+            while fit > 0 {
+                match self.ask(&cameras[..fit], class) {
+                    Verdict::Accept => break,
+                    Verdict::AcceptAt(fps) => {
+                        cap = Some(fps);
+                        break;
+                    }
+                    Verdict::Refuse { ceiling, retry_after } => {
+                        fit -= 1;
+                        refusal = Some((ceiling.name(), retry_after));
+                    }
+                }
+            }
+            for camera in &cameras[..fit] {
+                if !self.come(camera, cap) {
+                    continue;
+                }
+                applied.added.push(Arc::clone(&camera.name));
+                if let Some(fps) = cap.filter(|fps| camera.max_fps.is_none_or(|max| f64::from(max) > *fps)) {
+                    applied.capped.push((Arc::clone(&camera.name), fps));
+                }
+            }
+            if let Some((ceiling, retry_after)) = refusal {
+                let refused = cameras[fit..].iter().map(|camera| Arc::clone(&camera.name));
+                applied.refused.extend(refused.map(|name| Refused { name, ceiling, retry_after }));
+            }
+        }
+    }
+
+    /// Is there room for these? Before the engine has been measured nobody knows; then they come.
+    fn ask(&self, cameras: &[&Camera], priority: Priority) -> Verdict {
+        let online: Vec<(f64, f64)> = self
+            .wiring
+            .board
+            .cameras()
+            .filter_map(|card| match card.link() {
+                Link::Online { video, .. } => {
+                    let fps = video.fps.map_or(UNKNOWN.0, f64::from);
+                    Some((fps, f64::from(video.width) * f64::from(video.height)))
+                }
+                _ => None,
+            })
+            .collect();
+        let (fps, pixels) = mean(&online).unwrap_or(UNKNOWN);
+        let caps = cameras.iter().map(|camera| camera.max_fps.map_or(fps, |max| fps.min(f64::from(max))));
+        let fps = caps.sum::<f64>() / cameras.len() as f64;
+        let ring = cameras.iter().map(|camera| camera.ring).max().unwrap_or_default();
+        let count = u32::try_from(cameras.len()).unwrap_or(u32::MAX);
+        let asked = Asked { stream: Stream { fps, pixels, ring }, count, priority };
+        self.wiring
+            .board
+            .admission
+            .ask(&asked, &self.wiring.board)
+            .map_or(Verdict::Accept, |(verdict, _)| verdict)
+    }
+
+    /// Seats a camera and starts it. False, said in the log, when that cannot be.
+    fn come(&mut self, camera: &Camera, cap: Option<f64>) -> bool {
+        let Some(id) = self.wiring.board.seat(&camera.name, terms(camera, cap)) else {
+            tracing::error!(
+                camera = &*camera.name,
+                "More than {} different cameras have come since the start: restart weir for this one.",
+                self.wiring.board.capacity()
+            );
+            return false;
+        };
+        // Who watches a camera that only changed goes on.
+        if !self.wiring.audience.cameras().contains(&id) {
+            self.wiring.audience.add(id, &camera.name);
+        }
+        let mut settings = settings(camera);
+        settings.max_fps = terms(camera, cap).max_fps;
+        let port = self.wiring.harbour.open(id, settings);
+        match self.launch(id, camera, port) {
+            Ok(()) => true,
+            Err(fault) => {
+                tracing::error!(camera = &*camera.name, "The camera cannot be started: {fault}");
+                self.wiring.board.camera(id).set_link(Link::Removed);
+                false
+            }
+        }
+    }
+
+    fn launch(&mut self, id: CameraId, camera: &Camera, port: Port<D::Pixels>) -> Result<(), Fault> {
+        let Wiring { device, board, rtsp, clock, events, analyze, alive, .. } = &self.wiring;
+        board.camera(id).set_privacy(camera.privacy.clone());
+        // Fails only when `analyze` is gone: the daemon is going down.
+        let _ = analyze.send(Work::Joined { camera: id, settings: Box::new(camera.clone()) });
+        let (stop, stopped) = bounded(0);
+        let (living, ended) = bounded(0);
+        let ingest = Ingest {
+            camera: camera.clone(),
+            id,
+            device: Arc::clone(device),
+            port,
+            board: Arc::clone(board),
+            clock: Arc::clone(clock),
+            events: events.clone(),
+            analyze: analyze.clone(),
+            stop: stopped,
+            tap: rtsp.as_ref().and_then(|rtsp| rtsp.add(id, camera)),
+        };
+        let alive = alive.clone();
+        let worker = supervise::spawn(&format!("cam-{}", camera.name), move || {
+            ingest.run();
+            drop((living, alive));
+        })?;
+        self.running.insert(Arc::clone(&camera.name), Running { id, stop, ended, worker });
+        Ok(())
+    }
+
+    /// A camera that was told to stop goes.
+    fn leave(&self, id: CameraId, ended: &Receiver<Never>, worker: Worker, is_removed: bool) {
+        let Wiring { harbour, board, audience, rtsp, clock, events, analyze, .. } = &self.wiring;
+        let card = board.camera(id);
+        if let Some(rtsp) = rtsp {
+            rtsp.remove(&card.name);
+        }
+        if is_removed {
+            audience.remove(id);
+        }
+        if let Err(RecvTimeoutError::Disconnected) = ended.recv_timeout(LEAVE) {
+            worker.join();
+        } else {
+            tracing::error!(
+                camera = &*card.name,
+                "Its source does not stop: its thread and memory stay until weir is restarted."
+            );
+        }
+        harbour.close(id);
+        let wall = clock.wall();
+        let _ = analyze.send(Work::Lost { camera: id, wall });
+        let (code, message) = if is_removed {
+            ("removed", "it was taken out of the configuration")
+        } else {
+            ("changed", "its configuration changed; it is started again")
+        };
+        // Who hears of the camera's end by events has heard already when it was offline.
+        if matches!(card.link(), Link::Online { .. }) || is_removed {
+            let mut draft = Draft::new(Arc::clone(&card.name), Kind::CameraOffline, wall);
+            draft.reason = Some(Reason { code, message: message.to_owned() });
+            let _ = events.send(draft);
+        }
+        card.set_link(if is_removed { Link::Removed } else { Link::Connecting });
+        tracing::info!(camera = &*card.name, reason = code, "The camera was stopped: {message}.");
+    }
+}
+
+/// Reads a configuration again and takes it up; keeps the old one when it cannot be used. Says what came of it in the log.
+pub fn reload<D: Device>(
+    roster: &mut Roster<D>,
+    read: &dyn Fn() -> Result<Config, String>,
+    complaint: &mut Option<String>,
+) -> Result<Applied, String> {
+    let applied = read().and_then(|config| roster.apply(config).map_err(|fault| fault.to_string()));
+    match &applied {
+        Err(why) if complaint.as_ref() == Some(why) => {
+            tracing::debug!("The configuration still cannot be used.");
+        }
+        Err(why) => {
+            tracing::error!("The configuration cannot be used; the old one stays.\n{why}");
+            *complaint = Some(why.clone());
+        }
+        Ok(applied) => {
+            *complaint = None;
+            tell(applied);
+        }
+    }
+    applied
+}
+
+fn tell(applied: &Applied) {
+    let Applied { added, changed, removed, capped, refused, restart } = applied;
+    tracing::info!(
+        added = added.len(),
+        changed = changed.len(),
+        removed = removed.len(),
+        refused = refused.len(),
+        "The configuration was read again."
+    );
+    for (name, fps) in capped {
+        tracing::warn!(
+            camera = &**name,
+            "There is room for {fps} fps of it; set max_fps, or free what binds."
+        );
+    }
+    for Refused { name, ceiling, .. } in refused {
+        tracing::warn!(
+            camera = &**name,
+            ceiling,
+            "There is no room for the camera, so it was not started; /api/v1/flow shows what there is."
+        );
+    }
+    if !restart.is_empty() {
+        tracing::warn!(
+            "These sections changed too and are taken up when weir is restarted: {}.",
+            restart.join(", ")
+        );
+    }
+}
+
+fn mean(all: &[(f64, f64)]) -> Option<(f64, f64)> {
+    let count = all.len() as f64;
+    let sum = all.iter().fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    (!all.is_empty()).then(|| (sum.0 / count, sum.1 / count))
+}
+
+/// What a camera may ask of the engine, at most `cap` frames a second.
+pub fn terms(camera: &Camera, cap: Option<f64>) -> Terms {
+    let max = camera.max_fps.map(f64::from);
+    let max_fps = match (max, cap) {
+        (Some(max), Some(cap)) => Some(max.min(cap)),
+        (max, cap) => max.or(cap),
+    };
+    Terms { priority: camera.priority, weight: camera.weight, max_fps }
+}
+
+/// A camera's ring and turns.
+pub fn settings(camera: &Camera) -> CameraSettings {
+    // A lossless file waits for room by itself and must not be thinned, however slow the engine is.
+    let lossless = matches!(camera.source, Source::File { realtime: false, .. });
+    let ring = if lossless { Duration::from_secs(3600) } else { camera.ring };
+    let frames = camera.ring.as_millis() * MOST_FPS / 1000;
+    CameraSettings {
+        ring,
+        max_frames: usize::try_from(frames.max(2)).unwrap_or(2),
+        drop_policy: camera.drop_policy,
+        backlog_frames: camera.backlog_frames,
+        priority: camera.priority,
+        weight: camera.weight,
+        max_fps: camera.max_fps.map(f64::from),
+        thin: camera.thin_decode,
+    }
+}
+
+/// A word in `hide` that hides nothing would be noticed too late.
+///
+/// # Errors
+/// It names a label that the model has not.
+pub fn check_labels(spec: &ModelSpec, camera: &Camera) -> Result<(), Fault> {
+    Filter::new(&spec.labels, &camera.privacy.hide)
+        .map(drop)
+        .map_err(|unknown| unknown_classes(spec, &format!("[cameras.{}] hide", camera.name), &unknown))
+}
+
+/// A configuration names labels that the model has not.
+pub fn unknown_classes(spec: &ModelSpec, key: &str, unknown: &[String]) -> Fault {
+    let known: Vec<&str> = spec.labels.iter().map(|l| &**l).filter(|l| !l.is_empty()).collect();
+    Fault::new(
+        Who::Config,
+        "classes",
+        format!("{key}: model {} has no label {}", spec.name, unknown.join(", ")),
+    )
+    .remedy(format!("its labels are: {}", known.join(", ")))
+}

@@ -1,0 +1,401 @@
+//! Video out by RTSP, by the whole daemon: real RTSP cameras, the real network, independent clients.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+#![allow(clippy::print_stdout, reason = "a test says what it measured")]
+
+#[path = "support/daemon.rs"]
+mod daemon;
+#[path = "support/retina.rs"]
+mod other;
+#[path = "support/wait.rs"]
+mod wait;
+#[path = "support/watch.rs"]
+mod watch;
+
+use std::process::Command;
+use std::time::Duration;
+
+use daemon::{Daemon, Sim, free_port, ready};
+use serde_json::Value;
+use wait::until;
+use watch::{Stream, encoded, ffmpeg, gstreamer_plays, memory, metric, rtsp_film, turn, viewer};
+
+#[test]
+fn rtsp_out_plays_in_ffmpeg_over_tcp_and_udp_with_one_encode_for_all() {
+    let _turn = turn();
+    let test = "rtsp_out_plays_in_ffmpeg_over_tcp_and_udp_with_one_encode_for_all";
+    let Some((mut sim, daemon, server)) = rtsp_film(test, "", "") else { return };
+    let devices: Value = serde_json::from_str(&daemon.get("/api/v1/devices").unwrap()).unwrap();
+    let chosen = devices["video_encoder"]["chosen"].as_str().expect("an encoder").to_owned();
+    println!("encoder: {devices}");
+    assert!(daemon.log().contains(&chosen));
+    let inferred = || daemon.camera("street")["frames"]["inferred"].as_u64().unwrap();
+    assert_eq!(encoded(&daemon, "street", "h264"), 0.0);
+
+    let url = format!("{server}/street");
+    let before = inferred();
+    let viewers: Vec<_> = ["tcp", "udp", "tcp"]
+        .map(|transport| {
+            let url = url.clone();
+            std::thread::spawn(move || ffmpeg(&url, 20, transport))
+        })
+        .into();
+    for viewer in viewers {
+        let luma = viewer.join().unwrap().expect("ffmpeg plays it");
+        assert_eq!(luma.len(), 20 * 768 * 576);
+        let frames: Vec<&[u8]> = luma.chunks(768 * 576).collect();
+        assert!(frames[0] != frames[19], "the picture moves");
+    }
+    let (count, frames) = (encoded(&daemon, "street", "h264"), inferred() - before);
+    println!("3 viewers, {frames} frames analysed, {count} encoded");
+    assert!(count >= 20.0 && count <= frames as f64 + 5.0, "{count} of {frames}");
+    until("the encoder to rest", || {
+        (metric(&daemon, "weir_video_viewers{camera=\"street\"}") == 0.0).then_some(())
+    });
+
+    assert_eq!(gstreamer_plays(&url, 10), 10);
+    let probed = Command::new("ffprobe")
+        .args(["-v", "error", "-rtsp_transport", "tcp", "-show_entries", "stream=codec_name,width,height"])
+        .args(["-of", "csv=p=0", &url])
+        .output()
+        .expect("ffprobe runs");
+    assert_eq!(String::from_utf8_lossy(&probed.stdout).trim(), "h264,768,576");
+
+    sim.kill();
+    daemon.wait_state("street", "offline");
+    let luma = ffmpeg(&url, 3, "tcp").expect("a dead camera's output stays up");
+    assert!(luma.iter().filter(|code| **code > 200).count() > 300, "and says so");
+    assert!(ffmpeg(&format!("{server}/attic"), 1, "tcp").is_err());
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "other processes have no clock of ours")]
+fn who_joins_an_rtsp_stream_has_a_picture_at_once() {
+    let _turn = turn();
+    let test = "who_joins_an_rtsp_stream_has_a_picture_at_once";
+    let Some((_sim, daemon, server)) = rtsp_film(test, "", "max_fps = 5.0\n") else { return };
+    let url = format!("{server}/street");
+    let mut first = viewer(&url);
+    until("the stream", || (encoded(&daemon, "street", "h264") > 10.0).then_some(()));
+    // At five frames a second the next key frame would come twenty seconds after the last one.
+    for _ in 0..2 {
+        let start = std::time::Instant::now();
+        assert_eq!(gstreamer_plays(&url, 1), 1);
+        println!("joined after {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+}
+
+#[test]
+fn rtsp_out_asks_who_watches() {
+    let _turn = turn();
+    if !ready("rtsp_out_asks_who_watches") {
+        return;
+    }
+    let port = free_port();
+    let sim = Sim::start(&["--pattern", "ball", "--size", "320x240"]);
+    let daemon = Daemon::spawn_with(
+        &format!(
+            "[rtsp_server]\nbind = \"127.0.0.1:{port}\"\nuser = \"viewer\"\npassword_env = \"RTSP_PASSWORD\"\n[cameras.ball]\nsource = {:?}\n",
+            sim.url
+        ),
+        "[model]\nname = \"coco-ssd\"\n",
+        &[("RTSP_PASSWORD", "s3cret")],
+    );
+    until("the daemon to be ready", || daemon.get("/readyz").ok());
+    daemon.wait_state("ball", "online");
+    let watch = |login: &str| ffmpeg(&format!("rtsp://{login}127.0.0.1:{port}/ball"), 2, "tcp");
+    assert!(watch("").unwrap_err().contains("401"));
+    assert!(watch("viewer:wrong@").unwrap_err().contains("401"));
+    assert_eq!(watch("viewer:s3cret@").expect("it plays").len(), 2 * 320 * 240);
+    assert!(!daemon.log().contains("s3cret"));
+}
+
+#[test]
+fn an_encoder_that_fails_is_replaced_and_one_stream_too_many_is_refused() {
+    let _turn = turn();
+    if !ready("an_encoder_that_fails_is_replaced_and_one_stream_too_many_is_refused") {
+        return;
+    }
+    let port = free_port();
+    let camera = |name: &str, side: u32| {
+        format!(
+            "[cameras.{name}]\nsource = \"pipeline:test-pattern\"\n[cameras.{name}.params]\npattern = \"ball\"\nwidth = \"{side}\"\nheight = \"{side}\"\nfps = \"5\"\n"
+        )
+    };
+    // OpenH264 takes no picture smaller than 16 pixels; its trial at start is larger.
+    let daemon = Daemon::start(&format!(
+        "[rtsp_server]\nbind = \"127.0.0.1:{port}\"\nencoders = [\"openh264enc\", \"x264enc\"]\nmax_streams = 1\n{}{}",
+        camera("tiny", 14),
+        camera("other", 160)
+    ));
+    daemon.wait_state("tiny", "online");
+    assert!(daemon.get("/api/v1/devices").unwrap().contains("\"chosen\":\"openh264enc\""));
+    let url = |name: &str| format!("rtsp://127.0.0.1:{port}/{name}");
+    let luma =
+        ffmpeg(&url("tiny"), 3, "tcp").expect("the next encoder takes over before the viewer has noticed");
+    assert_eq!(luma.len(), 3 * 14 * 14);
+    let devices = daemon.get("/api/v1/devices").unwrap();
+    assert!(devices.contains("\"chosen\":\"x264enc\"") && devices.contains("it failed"), "{devices}");
+    assert_eq!(daemon.log().matches("The video encoder failed").count(), 1, "loudly, once");
+    let camera = daemon.camera("tiny");
+    assert_eq!((&camera["state"], &camera["frames"]["failed"]), (&"online".into(), &0.into()));
+
+    let mut first = viewer(&url("other"));
+    until("the first stream", || (encoded(&daemon, "other", "h264") > 5.0).then_some(()));
+    assert!(ffmpeg(&url("tiny"), 1, "tcp").unwrap_err().contains("503"));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    until("its place", || ffmpeg(&url("tiny"), 1, "tcp").ok());
+}
+
+#[test]
+fn a_stuck_rtsp_viewer_holds_nobody_up() {
+    let _turn = turn();
+    let test = "a_stuck_rtsp_viewer_holds_nobody_up";
+    let Some((_sim, mut daemon, server)) = rtsp_film(test, "bitrate_kbps = 20000\n", "") else { return };
+    let url = format!("{server}/street");
+    let mut stuck = viewer(&url);
+    until("the stream", || (encoded(&daemon, "street", "h264") > 20.0).then_some(()));
+    let stopped = Command::new("kill").args(["-STOP", &stuck.id().to_string()]).status();
+    assert!(stopped.is_ok_and(|status| status.success()));
+    let before = memory(&daemon);
+    let luma = ffmpeg(&url, 150, "tcp").expect("another one plays");
+    assert_eq!(luma.len(), 150 * 768 * 576);
+    println!("memory: {before} MiB before, {} MiB after", memory(&daemon));
+    assert!(memory(&daemon) < before + 64, "{} MiB grew from {before}", memory(&daemon));
+    let camera = daemon.camera("street");
+    assert_eq!((&camera["state"], &camera["frames"]["failed"]), (&"online".into(), &0.into()));
+    // Nor does it hold up the daemon's end, with another viewer on HTTP.
+    let _stream = Stream::open(&daemon, "/api/v1/cameras/street/stream.mjpg");
+    daemon.signal("TERM");
+    let (code, took) = daemon.wait();
+    assert_eq!(code, Some(0), "{}", daemon.log());
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    stuck.kill().unwrap();
+    stuck.wait().unwrap();
+}
+
+/// Connections that the camera has, as the kernel lists them (proc_net(5)).
+fn connections_to(sim: &Sim) -> usize {
+    let port = url::Url::parse(&sim.url).ok().and_then(|url| url.port()).expect("the url has a port");
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let ours = format!(":{port:04X}");
+    let established = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.len() > 3 && fields[1].ends_with(&ours) && fields[3] == "01"
+    };
+    table.lines().filter(established).count()
+}
+
+/// The checksums of a video's pictures.
+fn checksums(args: &[&str]) -> Result<Vec<String>, String> {
+    let done = Command::new("ffmpeg").args(["-v", "error"]).args(args).args(["-f", "framemd5", "-"]).output();
+    let done = done.expect("ffmpeg runs");
+    if !done.status.success() {
+        return Err(String::from_utf8_lossy(&done.stderr).into_owned());
+    }
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    Ok(lines.filter_map(|line| line.rsplit(',').next()).map(|sum| sum.trim().to_owned()).collect())
+}
+
+#[test]
+fn raw_is_what_the_camera_sends_without_another_connection_to_it() {
+    let _turn = turn();
+    let test = "raw_is_what_the_camera_sends_without_another_connection_to_it";
+    let Some((mut sim, daemon, server)) = rtsp_film(test, "", "max_fps = 2.0\n") else { return };
+    let url = format!("{server}/street/raw");
+    let file = daemon::street();
+    let original = checksums(&["-i", file.to_str().unwrap()]).expect("the clip");
+    let viewers: Vec<_> = ["tcp", "udp", "tcp"]
+        .map(|transport| {
+            let url = url.clone();
+            std::thread::spawn(move || {
+                checksums(&["-rtsp_transport", transport, "-i", &url, "-frames:v", "60"])
+            })
+        })
+        .into();
+    assert_eq!(connections_to(&sim), 1, "the daemon's own");
+    for viewer in viewers {
+        let sums = viewer.join().unwrap().expect("it plays");
+        assert_eq!(sums.len(), 60);
+        let strange = sums.iter().filter(|sum| !original.contains(sum)).count();
+        // UDP may lose a packet on a busy machine.
+        assert!(strange <= 6, "{strange} pictures are not the camera's");
+        let distinct: std::collections::HashSet<_> = sums.iter().collect();
+        assert!(distinct.len() > 50, "it moves: {}", distinct.len());
+    }
+    let tcp = checksums(&["-rtsp_transport", "tcp", "-i", &url, "-frames:v", "60"]).expect("it plays");
+    assert!(tcp.iter().all(|sum| original.contains(sum)), "bit for bit");
+    assert_eq!(encoded(&daemon, "street", "h264"), 0.0);
+    assert_eq!(connections_to(&sim), 1);
+
+    sim.kill();
+    daemon.wait_state("street", "offline");
+    assert!(ffmpeg(&url, 1, "tcp").unwrap_err().contains("503"), "there is nothing to send");
+    assert!(ffmpeg(&format!("{server}/attic/raw"), 1, "tcp").unwrap_err().contains("404"));
+    sim.restart();
+    daemon.wait_state("street", "online");
+    assert!(ffmpeg(&url, 10, "tcp").is_ok());
+}
+
+#[test]
+fn raw_is_refused_where_something_is_hidden() {
+    let _turn = turn();
+    let test = "raw_is_refused_where_something_is_hidden";
+    if !ready(test) {
+        return;
+    }
+    let port = free_port();
+    let sims: Vec<Sim> = (0..4).map(|_| Sim::start(&["--pattern", "ball", "--size", "320x240"])).collect();
+    let mask = "masks.left.polygon = [[0, 0], [0.25, 0], [0.25, 1], [0, 1]]\n";
+    let camera =
+        |name: &str, sim: &Sim, more: &str| format!("[cameras.{name}]\nsource = {:?}\n{more}", sim.url);
+    let cameras = [
+        camera("masked", &sims[0], mask),
+        camera("hiding", &sims[1], "hide = [\"person\"]\n"),
+        camera("allowed", &sims[2], &format!("{mask}restream.raw_shows_hidden = true\n")),
+        camera("off", &sims[3], "restream.raw = false\n"),
+    ];
+    let daemon = Daemon::start(&format!("[rtsp_server]\nbind = \"127.0.0.1:{port}\"\n{}", cameras.concat()));
+    for camera in ["masked", "hiding", "allowed", "off"] {
+        daemon.wait_state(camera, "online");
+    }
+    let raw = |camera: &str| ffmpeg(&format!("rtsp://127.0.0.1:{port}/{camera}/raw"), 2, "tcp");
+    assert!(raw("masked").unwrap_err().contains("403"));
+    assert!(raw("hiding").unwrap_err().contains("403"));
+    assert!(raw("off").unwrap_err().contains("404"));
+    assert_eq!(raw("allowed").expect("its operator says so").len(), 2 * 320 * 240);
+    assert!(daemon.log().contains("raw_shows_hidden"), "the log says what would allow it");
+    // What is painted is still hidden.
+    let luma = ffmpeg(&format!("rtsp://127.0.0.1:{port}/allowed"), 1, "tcp").expect("it plays");
+    assert!((60..240).all(|y| luma[y * 320 + 40] < 40), "the mask");
+}
+
+#[test]
+fn always_encodes_for_nobody_at_its_own_rate_and_size() {
+    let _turn = turn();
+    let test = "always_encodes_for_nobody_at_its_own_rate_and_size";
+    let camera =
+        "[cameras.street.restream]\nalways = true\nmax_fps = 4.0\nmax_width = 320\nbitrate_kbps = 300\n";
+    let Some((_sim, daemon, server)) = rtsp_film(test, "", camera) else { return };
+    let count = || encoded(&daemon, "street", "h264");
+    until("pictures without viewers", || (count() > 8.0).then_some(()));
+    let (before, inferred) = (count(), || daemon.camera("street")["frames"]["inferred"].as_u64().unwrap());
+    let analysed = inferred();
+    until("forty frames", || (inferred() >= analysed + 40).then_some(()));
+    let part = (count() - before) / (inferred() - analysed) as f64;
+    println!("{part:.2} of the analysed frames are encoded");
+    let luma = ffmpeg(&format!("{server}/street"), 4, "tcp").expect("it plays");
+    assert_eq!(luma.len(), 4 * 320 * 240);
+    let fps = daemon.camera("street")["fps_in"].as_f64().unwrap();
+    assert!(part < 1.0 || fps < 4.5, "every frame is encoded, at {fps} frames a second");
+}
+
+#[test]
+fn all_frames_are_shown_to_who_wants_all() {
+    let _turn = turn();
+    let test = "all_frames_are_shown_to_who_wants_all";
+    let camera = "max_fps = 2.0\nrestream.show = \"all\"\n";
+    let Some((_sim, daemon, server)) = rtsp_film(test, "", camera) else { return };
+    let url = format!("{server}/street");
+    let mut watching = viewer(&url);
+    until("the stream", || (encoded(&daemon, "street", "h264") > 5.0).then_some(()));
+    let counts = || {
+        let frames = daemon.camera("street")["frames"].clone();
+        let of = |fate: &str| frames[fate].as_u64().unwrap();
+        (of("in"), of("inferred"), encoded(&daemon, "street", "h264"))
+    };
+    let before = counts();
+    until("a hundred frames", || (counts().0 >= before.0 + 100).then_some(()));
+    let after = counts();
+    let (came, analysed, shown) = (after.0 - before.0, after.1 - before.1, after.2 - before.2);
+    println!("{came} frames came, {analysed} were analysed, {shown} shown");
+    assert!(analysed * 2 < came, "it cannot be seen: {analysed} of {came}");
+    assert!(shown > came as f64 * 0.85, "{shown} of {came}");
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+    // An MJPEG viewer still sees analysed frames only.
+    let mut stream = Stream::open(&daemon, "/api/v1/cameras/street/stream.mjpg?width=320");
+    let (one, two) = (stream.next().seq.unwrap(), stream.next().seq.unwrap());
+    assert!(two > one + 1, "{one} {two}: two frames a second are analysed");
+}
+
+#[test]
+fn h265_goes_out_where_an_encoder_can_and_h264_elsewhere() {
+    let _turn = turn();
+    let test = "h265_goes_out_where_an_encoder_can_and_h264_elsewhere";
+    let codec = |url: &str| {
+        let probed = Command::new("ffprobe")
+            .args(["-v", "error", "-rtsp_transport", "tcp", "-show_entries", "stream=codec_name"])
+            .args(["-of", "csv=p=0", url])
+            .output()
+            .expect("ffprobe runs");
+        String::from_utf8_lossy(&probed.stdout).trim().to_owned()
+    };
+    let h265 = "restream.codec = \"h265\"\n";
+    let Some((sim, daemon, server)) = rtsp_film(test, "encoders = [\"x264enc\"]\n", h265) else { return };
+    assert_eq!(codec(&format!("{server}/street")), "h264");
+    assert!(daemon.log().contains("No encoder for H.265 works here: H.264 is sent instead"), "loudly");
+    drop((sim, daemon));
+
+    let Some((_sim, daemon, server)) = rtsp_film(test, "", h265) else { return };
+    let devices: Value = serde_json::from_str(&daemon.get("/api/v1/devices").unwrap()).unwrap();
+    if devices["video_encoder_h265"]["chosen"].is_null() {
+        println!("skipped: {test}: no H.265 encoder here (Debian package `gstreamer1.0-plugins-bad`)");
+        return;
+    }
+    assert_eq!(codec(&format!("{server}/street")), "hevc");
+    assert_eq!(ffmpeg(&format!("{server}/street"), 10, "tcp").expect("it plays").len(), 10 * 768 * 576);
+    assert!(encoded(&daemon, "street", "h265") >= 10.0);
+    assert_eq!(encoded(&daemon, "street", "h264"), 0.0);
+    println!("H.265 by {}", devices["video_encoder_h265"]["chosen"]);
+}
+
+#[test]
+fn retina_plays_it_and_fifty_of_its_sessions_cost_one_encode() {
+    let _turn = turn();
+    let test = "retina_plays_it_and_fifty_of_its_sessions_cost_one_encode";
+    if !ready(test) {
+        return;
+    }
+    let port = free_port();
+    let file = daemon::street();
+    let sim = Sim::start(&["--file", file.to_str().unwrap()]);
+    let daemon = Daemon::spawn_with(
+        &format!(
+            "[rtsp_server]\nbind = \"127.0.0.1:{port}\"\nuser = \"viewer\"\npassword_env = \"RTSP_PASSWORD\"\n[cameras.street]\nsource = {:?}\n",
+            sim.url
+        ),
+        "[model]\nname = \"coco-ssd\"\n",
+        &[("RTSP_PASSWORD", "s3cret")],
+    );
+    until("the daemon to be ready", || daemon.get("/readyz").ok());
+    daemon.wait_state("street", "online");
+    let url = format!("rtsp://127.0.0.1:{port}/street");
+    assert!(other::watch(&url, ("viewer", "wrong"), 1, 1)[0].is_err());
+    let one = other::watch(&url, ("viewer", "s3cret"), 1, 20).remove(0).expect("retina plays it");
+    assert_eq!((one.frames, one.size), (20, (768, 576)));
+    assert!(one.begins_with_key_frame && one.times_rise && one.key_frames <= 3, "{one:?}");
+    let raw = other::watch(&format!("{url}/raw"), ("viewer", "s3cret"), 1, 20).remove(0).expect("and raw");
+    assert_eq!((raw.frames, raw.size), (20, (768, 576)));
+
+    until("everybody to be gone", || {
+        (metric(&daemon, "weir_video_viewers{camera=\"street\"}") == 0.0).then_some(())
+    });
+    let inferred = || daemon.camera("street")["frames"]["inferred"].as_u64().unwrap();
+    let (before, analysed, held) = (encoded(&daemon, "street", "h264"), inferred(), memory(&daemon));
+    let all = other::watch(&url, ("viewer", "s3cret"), 50, 40);
+    let (count, frames) = (encoded(&daemon, "street", "h264") - before, inferred() - analysed);
+    let grown = memory(&daemon).saturating_sub(held);
+    println!("50 viewers, {frames} frames analysed, {count} encoded; memory {held} MiB + {grown}");
+    for seen in all {
+        let seen = seen.expect("each plays");
+        assert!(seen.frames == 40 && seen.times_rise);
+    }
+    assert!(count >= 40.0 && count <= frames as f64 + 5.0, "{count} of {frames}");
+    assert!(grown < 64, "{grown} MiB more");
+}
