@@ -72,12 +72,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Of a configuration, on this machine.
-    pub fn new(config: &Config) -> Self {
+    /// Of a configuration, on this machine; `beside`: the engine is not on the CPU.
+    pub fn new(config: &Config, beside: bool) -> Self {
         Settings {
             bulk_share: f64::from(config.batcher.bulk_share),
             cores: usage::cores(),
-            engine_cores: engine_cores(&config.infer),
+            engine_cores: if beside { 0.0 } else { engine_cores(&config.infer) },
         }
     }
 }
@@ -108,7 +108,8 @@ impl State {
     /// For `/api/v1/flow`.
     ///
     /// `rho`; `rho_max`; `verdict` `fits|tight|degraded`; `ceiling`; `capacity_fps` at `rho_max` beside the decoding that there is; `fair_fps` by
-    /// camera; `cores`, `engine_cores`, `decode_cores`; `decode_ns_per_pixel` (null while unknown); `memory_available_mb`.
+    /// camera; `cores`, `engine_cores`, `decode_cores`; `decode_ns_per_pixel` (null while unknown); `memory_available_mb`;
+    /// `gpu_memory_available_mb` beyond the headroom (null where pictures are in main memory).
     pub fn to_json(&self, board: &Board) -> Value {
         let round = |x: f64, unit: f64| (x / unit).round() * unit;
         let to = |x: f64, digits: i32| {
@@ -130,6 +131,11 @@ impl State {
             "decode_cores": to(self.load.decode, 3),
             "decode_ns_per_pixel": self.machine.decode.map(|cost| to(cost * 1e9, 3)),
             "memory_available_mb": usage::available().map(|bytes| round(bytes / 1e6, 1.0)),
+            "gpu_memory_available_mb": board
+                .accelerator
+                .report()
+                .and_then(|report| report.memory_for_cameras())
+                .map(|bytes| round(bytes / 1e6, 1.0)),
         })
     }
 }
@@ -160,9 +166,10 @@ impl Admission {
     }
 
     /// May these cameras come? Changes nothing. `None` before the engine is warm.
-    pub fn ask(&self, asked: &Asked) -> Option<(Verdict, State)> {
+    pub fn ask(&self, asked: &Asked, board: &Board) -> Option<(Verdict, State)> {
         let state = self.state()?;
-        let machine = Machine { memory: usage::available(), ..state.machine };
+        let gpu_memory = board.accelerator.report().and_then(|report| report.memory_for_cameras());
+        let machine = Machine { memory: usage::available(), gpu_memory, ..state.machine };
         Some((machine.admit(asked, &state.load), state))
     }
 
@@ -212,6 +219,7 @@ impl Admission {
             engine_cores: inner.settings.engine_cores,
             decode: inner.cost,
             memory: None,
+            gpu_memory: None,
             encoders: None,
         };
         // S(b) was measured beside the decoding that there is.
@@ -296,6 +304,7 @@ mod tests {
             engine_cores: 2.0,
             decode: Some(1e-9),
             memory: None,
+            gpu_memory: None,
             encoders: None,
         }
     }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::admission::Admission;
 use crate::clock::{Tick, Wall};
 use crate::config::{Priority, Privacy};
+use crate::device::accelerator::Report;
 use crate::event::{Reason, Video};
 use crate::flow::curve::Curve;
 use crate::flow::pace::Pace;
@@ -38,6 +39,8 @@ pub struct Board {
     pub flow: Flow,
     /// What the machine can take.
     pub admission: Admission,
+    /// The GPU, where there is one.
+    pub accelerator: Accelerator,
 }
 
 impl Board {
@@ -57,6 +60,7 @@ impl Board {
             requests,
             flow: Flow::default(),
             admission: Admission::default(),
+            accelerator: Accelerator::default(),
         };
         for (name, terms) in cameras {
             board.seat(&name, terms);
@@ -119,6 +123,28 @@ impl Board {
             Some(card) => card.ledger.settle(fate),
             None => self.requests.settle(key, fate),
         }
+    }
+}
+
+/// Where the readings of an accelerator come from. Set once, at start; without one there is none.
+#[derive(Default)]
+pub struct Accelerator(OnceLock<Box<dyn Fn() -> Option<Report> + Send + Sync>>);
+
+impl Accelerator {
+    /// Asks `report` from now on. Later calls change nothing.
+    pub fn ask(&self, report: impl Fn() -> Option<Report> + Send + Sync + 'static) {
+        let _ = self.0.set(Box::new(report));
+    }
+
+    /// The last reading.
+    pub fn report(&self) -> Option<Report> {
+        self.0.get().and_then(|report| report())
+    }
+}
+
+impl std::fmt::Debug for Accelerator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Accelerator").field(&self.report()).finish()
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::board::Board;
-use crate::clock::{Bell, Clock, Waiter, bell};
+use crate::clock::{Bell, Clock, Tick, Waiter, bell};
 use crate::flow::batch::{Batcher, CameraSettings, Settings, Step, Tally, Wait};
 use crate::flow::thin::{Kind, Level};
 use crate::frame::{CameraId, Fate, Frame, FrameKey};
@@ -228,12 +228,20 @@ pub struct Intake<P> {
     beat: Beat,
 }
 
+/// What the engine still works on while the next batch is looked for.
+pub struct Busy<'a> {
+    /// From this moment on the next batch may be taken.
+    pub opens: Tick,
+    /// Is it done?
+    pub is_done: &'a dyn Fn() -> bool,
+}
+
 /// What to do now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     /// The batch is filled: run it.
     Batch,
-    /// Nothing for a second: say that you are alive and ask again.
+    /// Nothing for a second, or the batch that runs is done: look after it, say that you are alive, and ask again.
     Nothing,
     /// Every camera has gone and the rings are empty.
     Closed,
@@ -287,13 +295,24 @@ impl<P> Intake<P> {
         self.shared.lock().batcher.take_tally()
     }
 
-    /// Blocks until there is a batch of at most `slots` frames, appended to `batch`.
-    pub fn next(&self, slots: usize, batch: &mut Vec<(FrameKey, Frame<P>)>) -> Next {
+    /// Wakes [`Intake::next`], for the engine to say that a batch is done.
+    pub fn bell(&self) -> Bell {
+        self.shared.bell.clone()
+    }
+
+    /// Blocks until there is a batch of at most `slots` frames, appended to `batch`. While the engine is `busy` with an
+    /// earlier one, none is taken before it is time, and its end is an answer too.
+    pub fn next(&self, slots: usize, busy: Option<Busy<'_>>, batch: &mut Vec<(FrameKey, Frame<P>)>) -> Next {
         let clock = &self.shared.clock;
         let idle_at = clock.now() + Beat::EVERY;
         loop {
             let now = clock.now();
             self.beat.touch(now);
+            if busy.as_ref().is_some_and(|busy| (busy.is_done)()) {
+                return Next::Nothing;
+            }
+            let opens = busy.as_ref().map(|busy| busy.opens).filter(|opens| now < *opens);
+            let slots = if opens.is_some() { 0 } else { slots };
             let closed = self.shared.ports.load(Relaxed) == 0;
             let mut dropped = Vec::new();
             let step = {
@@ -315,7 +334,7 @@ impl<P> Intake<P> {
             if now >= idle_at {
                 return Next::Nothing;
             }
-            clock.wait(&self.waiter, Some(until));
+            clock.wait(&self.waiter, Some(opens.map_or(until, |opens| until.min(opens))));
         }
     }
 }

@@ -20,6 +20,7 @@
 //! | `weir_load_ratio`, `weir_service_seconds{frames}` | gauge | ρ, and S(b) |
 //! | `weir_admission_load_ratio`, `weir_admission_capacity_fps`, `weir_admission{verdict}`, `weir_admission_ceiling{ceiling}`, `weir_decode_cores` | gauge | [`crate::admission`] |
 //! | `weir_fair_fps{camera}` | gauge | what the engine gives a camera when all want what they want now |
+//! | `weir_gpu_*{gpu}` | gauge | [`crate::device::accelerator`] |
 //! | `weir_events_total{kind}` | counter | the outbox |
 //! | `weir_outbox_backlog_events{sink}` | gauge | the outbox's cursors |
 //! | `weir_outbox_lost_events_total{sink}` | counter | readers that were too slow |
@@ -41,6 +42,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use crate::admission::Standing;
 use crate::board::{Board, Card, Flow, Link};
 use crate::config::Codec;
+use crate::device::accelerator::Report;
 use crate::event::Kind;
 use crate::fault::{Fault, Who};
 use crate::flow::capacity::Ceiling;
@@ -155,6 +157,9 @@ fn describe() {
     g!("weir_admission_ceiling", Unit::Count, "1 for what binds first, 0 for the others.");
     g!("weir_decode_cores", Unit::Count, "CPU cores that receiving and decoding use.");
     g!("weir_fair_fps", Unit::Count, "Frames a second that the engine has for a camera.");
+    for (name, unit, help, _) in GPU {
+        g!(name, unit, help);
+    }
     c!("weir_events_total", Unit::Count, "Events by kind.");
     g!("weir_outbox_backlog_events", Unit::Count, "Events that a sink has not taken yet.");
     c!("weir_outbox_lost_events_total", Unit::Count, "Events that left the log before a sink took them.");
@@ -237,6 +242,52 @@ struct CameraHandles {
     decode: Gauge,
 }
 
+/// What a reading of a GPU says, by metric.
+type GpuGauge = (&'static str, Unit, &'static str, fn(&Report) -> Option<f64>);
+
+const GPU: [GpuGauge; 12] = [
+    ("weir_gpu_utilization_ratio", Unit::Count, "Part of the time in which something ran on the GPU.", |r| {
+        r.utilization_ratio
+    }),
+    ("weir_gpu_decoder_utilization_ratio", Unit::Count, "The same of its video decoders.", |r| {
+        r.decoder_utilization_ratio
+    }),
+    ("weir_gpu_encoder_utilization_ratio", Unit::Count, "The same of its video encoders.", |r| {
+        r.encoder_utilization_ratio
+    }),
+    ("weir_gpu_memory_used_bytes", Unit::Bytes, "Memory of the GPU in use, by anybody.", |r| {
+        r.memory_used_bytes.map(|bytes| bytes as f64)
+    }),
+    ("weir_gpu_memory_total_bytes", Unit::Bytes, "Memory of the GPU.", |r| {
+        r.memory_total_bytes.map(|bytes| bytes as f64)
+    }),
+    ("weir_gpu_sm_clock_hertz", Unit::Count, "Clock of its processors.", |r| r.sm_clock_hertz),
+    ("weir_gpu_pcie_received_bytes_per_second", Unit::Count, "What comes to it over the bus.", |r| {
+        r.pcie_received_bytes_per_second
+    }),
+    ("weir_gpu_pcie_sent_bytes_per_second", Unit::Count, "What it sends over the bus.", |r| {
+        r.pcie_sent_bytes_per_second
+    }),
+    ("weir_gpu_power_watts", Unit::Count, "What it draws.", |r| r.power_watts),
+    ("weir_gpu_temperature_celsius", Unit::Count, "How warm it is.", |r| r.temperature_celsius),
+    (
+        "weir_gpu_throttle_reasons",
+        Unit::Count,
+        "NVML's bits for why its clocks are not higher; 1 is idle.",
+        |r| r.throttle_bits.map(|bits| bits as f64),
+    ),
+    ("weir_gpu_decoders", Unit::Count, "Video decoders that weir has on it.", |r| Some(r.decoders as f64)),
+];
+
+fn copy_gpu(board: &Board) {
+    let Some(report) = board.accelerator.report() else { return };
+    for (name, _, _, value) in GPU {
+        if let Some(value) = value(&report) {
+            gauge!(name, "gpu" => report.gpu.to_string()).set(value);
+        }
+    }
+}
+
 fn copy_admission(board: &Board) {
     let Some(state) = board.admission.state() else { return };
     gauge!("weir_admission_load_ratio").set(state.rho);
@@ -264,6 +315,7 @@ impl BoardGauges {
         copy_flow(&self.board.flow);
         copy_requests(&self.board.requests);
         copy_admission(&self.board);
+        copy_gpu(&self.board);
         // Handles are made once, when a camera is first told of.
         let mut cameras = self.cameras.lock().unwrap_or_else(PoisonError::into_inner);
         for (place, card) in self.board.cameras().enumerate() {

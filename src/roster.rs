@@ -232,7 +232,11 @@ impl<D: Device> Roster<D> {
         let ring = cameras.iter().map(|camera| camera.ring).max().unwrap_or_default();
         let count = u32::try_from(cameras.len()).unwrap_or(u32::MAX);
         let asked = Asked { stream: Stream { fps, pixels, ring }, count, priority };
-        self.wiring.board.admission.ask(&asked).map_or(Verdict::Accept, |(verdict, _)| verdict)
+        self.wiring
+            .board
+            .admission
+            .ask(&asked, &self.wiring.board)
+            .map_or(Verdict::Accept, |(verdict, _)| verdict)
     }
 
     /// Seats a camera and starts it. False, said in the log, when that cannot be.

@@ -156,7 +156,11 @@ impl<D: Device> Daemon<D> {
         let cameras = config.cameras.iter().map(|c| (Arc::clone(&c.name), roster::terms(c, None)));
         let board = Arc::new(Board::of(cameras));
         board.flow.set_target(config.batcher.slo_p95);
-        board.admission.configure(admission::Settings::new(&config));
+        board.accelerator.ask({
+            let device = Arc::clone(&device);
+            move || device.report()
+        });
+        board.admission.configure(admission::Settings::new(&config, board.accelerator.report().is_some()));
         let outbox = Outbox::new(Arc::clone(&config.node), config.events.keep, Arc::clone(&clock));
         let ready = Arc::new(AtomicBool::new(false));
         let beats: Vec<(&'static str, Beat)> =
@@ -192,8 +196,13 @@ impl<D: Device> Daemon<D> {
             audience: Arc::clone(&audience),
             orders: order.clone(),
             devices: {
-                let encoders = Arc::clone(&encoders);
-                Arc::new(move || encoders.report())
+                let (encoders, board) = (Arc::clone(&encoders), Arc::clone(&board));
+                Arc::new(move || {
+                    let mut devices = encoders.report();
+                    devices["gpus"] =
+                        serde_json::json!(board.accelerator.report().into_iter().collect::<Vec<_>>());
+                    devices
+                })
             },
         };
         let net = Net::start(&config, listener, api, order)?;

@@ -311,14 +311,19 @@ fn tensors_are_those_of_the_twin() {
             .collect();
         let (hosts, surfaces): (Vec<_>, Vec<_>) =
             pictures.into_iter().map(|(bytes, layout, surface)| ((bytes, layout), Arc::new(surface))).unzip();
-        let (tensor, places) = kernels.prepared(&gpu, &surfaces, &input).expect("the GPU works");
+        let prepared = |half| kernels.prepared(&gpu, &surfaces, &input, half).expect("the GPU works");
+        let ((tensor, places), (halves, _)) = (prepared(false), prepared(true));
         let slot = 3 * (input.width * input.height) as usize;
         for (i, (bytes, layout)) in hosts.iter().enumerate() {
             let expected = twin::tensor(&layout.geometry, &input, places[i], &planes(bytes, layout));
-            for (got, wanted) in tensor[i * slot..][..slot].iter().zip(&expected) {
+            let got = tensor[i * slot..][..slot].iter().zip(&halves[i * slot..][..slot]);
+            for ((got, half), wanted) in got.zip(&expected) {
                 let off = (got - wanted).abs();
                 assert!(off <= WORST, "{got} for {wanted}: {:?} {input:?}", layout.geometry);
                 worst = worst.max(off);
+                // binary16 has 11 bits, rounded to the nearest.
+                let rounding = got.abs().max(6.2e-5) / 2048.0;
+                assert!((half - got).abs() <= rounding, "{half} for {got} in 16 bits: {:?}", layout.geometry);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What the daemon asks of a machine: sources of decoded pictures, and an engine. One trait; the stages are
 //! generic over it, so that pixels in one kind of memory cannot reach an engine for another.
 
+pub mod accelerator;
 pub mod canvas;
 pub mod nvidia;
 pub mod scripted;
@@ -12,10 +13,10 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use self::canvas::{Canvas, Colour};
-use crate::clock::Pts;
+use crate::clock::{Bell, Pts};
 use crate::config;
 use crate::event::Video;
-use crate::fault::Fault;
+use crate::fault::{Fault, Who};
 use crate::flow::detect::OutputShape;
 use crate::flow::still::Grid;
 use crate::flow::thin::{Coded, Pass};
@@ -50,6 +51,11 @@ pub trait Device: Send + Sync + 'static {
     /// own. `None`: this device has no way to make one.
     fn canvas(pixels: &Self::Pixels, width: Option<u32>, colour: Option<Colour>) -> Option<Canvas> {
         let _ = (pixels, width, colour);
+        None
+    }
+
+    /// What the accelerator says of itself; `None`: there is none, the CPU does it all.
+    fn report(&self) -> Option<accelerator::Report> {
         None
     }
 
@@ -123,7 +129,8 @@ pub enum Happening {
     Failed(Fault),
 }
 
-/// Runs the network on batches.
+/// Runs the network on batches: pictures are loaded, the batch is submitted, its results are collected, in the order of the
+/// submissions.
 pub trait Engine {
     /// What it reads.
     type Pixels;
@@ -136,17 +143,63 @@ pub trait Engine {
     /// The network's outputs, batch dimension included.
     fn outputs(&self) -> Vec<OutputShape>;
 
+    /// Batches that may be submitted and not yet collected, at least 1. More than 1 only where another part of the machine does the
+    /// work, so that the next batch can wait for it there; elsewhere a second batch would only be older when its turn comes.
+    fn depth(&self) -> usize {
+        1
+    }
+
+    /// Does a batch between two rungs run as the larger one, and take its time?
+    fn pads(&self) -> bool {
+        false
+    }
+
+    /// How long before the end of a batch the next one must be taken for the engine not to pause between them.
+    fn lead(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// From now on the end of each submitted batch rings this bell.
+    fn ring_when_done(&mut self, bell: Bell) {
+        let _ = bell;
+    }
+
     /// Puts a picture into slot `slot` of the next batch.
     ///
     /// # Errors
     /// When this picture cannot be used; the others of the batch still can.
     fn load(&mut self, slot: usize, frame: &Frame<Self::Pixels>) -> Result<Placement, Fault>;
 
-    /// Runs the first `count` slots. Blocks until the results are there.
+    /// Starts the first `count` slots. Whether it returns at once or when they are done is the engine's affair.
     ///
     /// # Errors
-    /// When the engine fails; all frames of the batch are lost.
-    fn run(&mut self, count: usize) -> Result<Self::Outputs, Fault>;
+    /// When the engine fails: all frames of the batch are lost, and there is nothing to collect of it.
+    fn submit(&mut self, count: usize) -> Result<(), Fault>;
+
+    /// Is the oldest batch that was not collected yet done?
+    fn is_done(&self) -> bool {
+        true
+    }
+
+    /// The results of the oldest batch that was not collected yet. Blocks until they are there.
+    ///
+    /// # Errors
+    /// When the engine failed at it (all frames of the batch are lost), or there is no such batch.
+    fn collect(&mut self) -> Result<Self::Outputs, Fault>;
+
+    /// One batch by itself: submits it and waits for it.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn run(&mut self, count: usize) -> Result<Self::Outputs, Fault> {
+        self.submit(count)?;
+        self.collect()
+    }
+}
+
+/// There is no batch to collect.
+pub(crate) fn nothing_submitted() -> Fault {
+    Fault::new(Who::Bug, "engine", "results are asked for, but no batch was submitted")
 }
 
 /// The results of one run.

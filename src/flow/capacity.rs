@@ -80,6 +80,8 @@ pub struct Machine {
     pub decode: Option<f64>,
     /// Bytes that are free for cameras; `None`: not known, not counted.
     pub memory: Option<f64>,
+    /// The same on the GPU; `None`: pictures are in main memory.
+    pub gpu_memory: Option<f64>,
     /// Video streams that can still be encoded; `None`: none is encoded, or there is no limit.
     pub encoders: Option<u32>,
 }
@@ -96,10 +98,15 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Bytes that it holds at most, by its pictures. An estimate: a decoder that keeps more pictures needs more.
-    pub fn memory(&self) -> f64 {
+    /// Bytes of its pictures, at most. An estimate: a decoder that keeps more of them needs more.
+    pub fn pictures(&self) -> f64 {
         let pictures = (self.ring.as_secs_f64() * self.fps).ceil() + DECODER_PICTURES;
-        PIPELINE_BYTES + pictures * PICTURE_BYTES * self.pixels
+        pictures * PICTURE_BYTES * self.pixels
+    }
+
+    /// Bytes that it holds at most where its pictures are in main memory.
+    pub fn memory(&self) -> f64 {
+        PIPELINE_BYTES + self.pictures()
     }
 }
 
@@ -112,6 +119,8 @@ struct Need {
     decode: f64,
     /// Bytes more than now.
     memory: f64,
+    /// The same on the GPU.
+    gpu_memory: f64,
     /// Encoded streams more than now.
     encoded: u32,
 }
@@ -151,8 +160,14 @@ impl Machine {
         self.curve.scaled(1.0 / (1.0 - self.taken(decode)).max(0.01))
     }
 
+    /// Main memory that a stream needs.
+    fn host_bytes(&self, stream: &Stream) -> f64 {
+        if self.gpu_memory.is_some() { PIPELINE_BYTES } else { stream.memory() }
+    }
+
     fn binding(&self, need: &Need) -> Option<Ceiling> {
-        if self.memory.is_some_and(|free| need.memory > free) {
+        let over = |free: Option<f64>, need: f64| free.is_some_and(|free| need > free);
+        if over(self.memory, need.memory) || over(self.gpu_memory, need.gpu_memory) {
             return Some(Ceiling::Memory);
         }
         if self.encoders.is_some_and(|left| need.encoded > left) {
@@ -177,7 +192,8 @@ impl Machine {
         self.binding(&Need {
             frames: n * stream.fps,
             decode: self.decode_load(n * stream.fps * stream.pixels),
-            memory: n * stream.memory(),
+            memory: n * self.host_bytes(stream),
+            gpu_memory: n * stream.pictures(),
             encoded: if self.encoders.is_some() { count } else { 0 },
         })
     }
@@ -204,7 +220,11 @@ impl Machine {
             Ceiling::Decode => {
                 self.decode.map(|cost| whole(RHO_MAX * self.cores / (stream.fps * stream.pixels * cost)))
             }
-            Ceiling::Memory => self.memory.map(|free| whole(free / stream.memory())),
+            Ceiling::Memory => {
+                let host = self.memory.map(|free| free / self.host_bytes(stream));
+                let gpu = self.gpu_memory.map(|free| free / stream.pictures());
+                [host, gpu].into_iter().flatten().reduce(f64::min).map(whole)
+            }
             Ceiling::Encoder => self.encoders,
         }
     }
@@ -227,7 +247,8 @@ impl Machine {
         let at = |fps: f64| Need {
             frames: there + count * fps,
             decode: load.decode + added,
-            memory: count * asked.stream.memory(),
+            memory: count * self.host_bytes(&asked.stream),
+            gpu_memory: count * asked.stream.pictures(),
             encoded: if self.encoders.is_some() { asked.count } else { 0 },
         };
         let Some(ceiling) = self.binding(&at(asked.stream.fps)) else { return Verdict::Accept };
@@ -385,6 +406,7 @@ mod tests {
             engine_cores: 2.0,
             decode: Some(0.0049 / FULL_HD),
             memory: None,
+            gpu_memory: None,
             encoders: None,
         }
     }
@@ -410,6 +432,12 @@ mod tests {
         let fast = Machine { curve: curve(&[(1, 0.01)]), engine_cores: 0.0, decode: None, ..cpu() };
         let one = stream(10.0).memory();
         assert_eq!(Machine { memory: Some(5.5 * one), ..fast }.most(&stream(10.0)), (5, Ceiling::Memory));
+        // Pictures on the GPU are not in main memory, and each of the two can be full.
+        let pictures = stream(10.0).pictures();
+        let gpu = |memory: f64, gpu: f64| Machine { memory: Some(memory), gpu_memory: Some(gpu), ..fast };
+        assert_eq!(gpu(5.5 * one, 7.5 * pictures).most(&stream(10.0)), (7, Ceiling::Memory));
+        assert_eq!(gpu(5.5 * one, 7.5 * pictures).most_by(Ceiling::Memory, &stream(10.0)), Some(7));
+        assert_eq!(gpu(3.5 * PIPELINE_BYTES, 7.5 * pictures).most(&stream(10.0)), (3, Ceiling::Memory));
         assert_eq!(Machine { encoders: Some(3), ..fast }.most(&stream(10.0)), (3, Ceiling::Encoder));
     }
 

@@ -74,7 +74,7 @@ pub(super) async fn ask(
         Err(why) => return error(StatusCode::BAD_REQUEST, "bad_request", why),
     };
     let later = |after: Duration| [(header::RETRY_AFTER, after.as_secs().max(1).to_string())];
-    let Some((verdict, state)) = shared.api.board.admission.ask(&asked) else {
+    let Some((verdict, state)) = shared.api.board.admission.ask(&asked, &shared.api.board) else {
         let why = "the engine has not been measured yet";
         return (later(NOT_READY), error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why)).into_response();
     };

@@ -92,6 +92,7 @@ pub fn measure(config: &Config, wanted: &dyn Fn(Cameras) -> Cameras) -> Result<(
         engine_cores: engine_cores(&config.infer),
         decode: cost,
         memory: usage::available(),
+        gpu_memory: None,
         encoders: None,
     };
     let measured = Measured {

@@ -56,6 +56,7 @@ fn of(flow: &Value, cameras: &Value) -> Result<(Measured, Limits), &'static str>
         engine_cores: number(&admission["engine_cores"], "how many cores it has")?,
         decode: admission["decode_ns_per_pixel"].as_f64().map(|ns| ns * 1e-9),
         memory: admission["memory_available_mb"].as_f64().map(|mb| mb * 1e6),
+        gpu_memory: None,
         encoders: None,
     };
     // It measures S(b) beside the decoding that it does.

@@ -1,5 +1,6 @@
 //! `infer`: one loop a device. Takes batches from the intake, runs the engine, hands results on.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::fault::{Fault, Who};
 use crate::flow::curve::{Curve, Rung};
 use crate::flow::pace::Pacer;
 use crate::frame::{Fate, Frame, FrameKey};
-use crate::intake::{Intake, Next};
+use crate::intake::{Busy, Intake, Next};
 use crate::metrics;
 use crate::stage::analyze::{Analyzable, Work};
 use crate::video::Studio;
@@ -61,7 +62,8 @@ pub fn warm_up<E: Engine>(engine: &mut E, clock: &dyn Clock) -> Result<Curve, Fa
             break;
         }
     }
-    Ok(Curve::new(&rungs))
+    let curve = Curve::new(&rungs);
+    Ok(if engine.pads() { curve.padded() } else { curve })
 }
 
 /// Rungs without a gain before the climb ends: one may be a dip.
@@ -111,19 +113,58 @@ impl Meters {
     }
 }
 
+/// A batch that the engine works on.
+struct Flight {
+    frames: Vec<Analyzable>,
+    taken: Tick,
+    loaded: Tick,
+}
+
+/// What is under way, and how it went so far.
+#[derive(Default)]
+struct Course {
+    flying: VecDeque<Flight>,
+    /// When the last results were there.
+    landed: Tick,
+    /// Runs that failed since one did not.
+    failures: u32,
+}
+
 impl<D: Device> Infer<D> {
     /// Runs until every camera has gone and the rings are empty.
+    ///
+    /// An engine that works beside the host is given the next batch shortly before it has done the last one: late enough
+    /// that the batch is of the newest frames and as large as it can be, early enough that the engine does not stand still.
     ///
     /// # Errors
     /// When the engine failed [`MOST_FAILURES`] times in a row.
     pub fn run(mut self) -> Result<(), Fault> {
+        let mut course = Course::default();
+        let verdict = self.fly(&mut course);
+        for flight in course.flying {
+            self.fail(flight.frames.iter().map(|f| f.key));
+        }
+        verdict
+    }
+
+    fn fly(&mut self, course: &mut Course) -> Result<(), Fault> {
         let meters = Meters::new();
         let mut batch: Vec<(FrameKey, Frame<D::Pixels>)> = Vec::new();
-        let mut failures = 0;
+        let depth = self.engine.depth().max(1);
+        self.engine.ring_when_done(self.intake.bell());
         loop {
+            let waiting = course.flying.len();
+            if waiting == depth || waiting > 0 && self.engine.is_done() {
+                self.land(course, &meters)?;
+                continue;
+            }
             self.look();
-            match self.intake.next(self.pacer.pace().slots, &mut batch) {
-                Next::Closed => return Ok(()),
+            match self.next(course, &mut batch) {
+                Next::Closed if waiting == 0 => return Ok(()),
+                Next::Closed => {
+                    self.land(course, &meters)?;
+                    continue;
+                }
                 Next::Nothing => continue,
                 Next::Batch => {}
             }
@@ -137,34 +178,60 @@ impl<D: Device> Infer<D> {
             if frames.is_empty() {
                 continue;
             }
-            let outcome = self.engine.run(frames.len());
-            let done = self.clock.now();
-            meters.ran(frames.len(), done.since(loaded));
-            self.pacer.ran(frames.len(), done.since(taken));
-            match outcome {
-                Ok(outputs) => {
-                    failures = 0;
-                    // Fails only when `analyze` has panicked: the process is ending.
-                    if let Err(lost) = self.results.send(Work::Batch { frames, outputs })
-                        && let Work::Batch { frames, .. } = lost.0
-                    {
-                        self.fail(frames.iter().map(|f| f.key));
-                    }
-                }
-                Err(fault) => {
-                    failures += 1;
-                    tracing::error!(frames = frames.len(), failures, "The engine failed: {fault}");
-                    self.fail(frames.iter().map(|f| f.key));
-                    if failures == MOST_FAILURES {
-                        return Err(Fault::new(
-                            Who::Device,
-                            "engine",
-                            format!("the engine failed {failures} times in a row; last: {}", fault.message),
-                        ));
-                    }
-                }
+            match self.engine.submit(frames.len()) {
+                Ok(()) => course.flying.push_back(Flight { frames, taken, loaded }),
+                Err(fault) => self.failed(&frames, &fault, course)?,
             }
         }
+    }
+
+    fn next(&self, course: &Course, batch: &mut Vec<(FrameKey, Frame<D::Pixels>)>) -> Next {
+        let is_done = || self.engine.is_done();
+        let busy = course.flying.back().map(|flight| {
+            let service = self.pacer.curve().service(flight.frames.len());
+            // Behind a run that takes no longer than the lead, the next batch would be taken at once.
+            let lead = self.engine.lead().min(service / 2);
+            let opens = course.landed.max(flight.taken) + service.saturating_sub(lead);
+            Busy { opens, is_done: &is_done }
+        });
+        self.intake.next(self.pacer.pace().slots, busy, batch)
+    }
+
+    /// Takes the oldest batch's results and hands them on.
+    fn land(&mut self, course: &mut Course, meters: &Meters) -> Result<(), Fault> {
+        let Some(Flight { frames, taken, loaded }) = course.flying.pop_front() else { return Ok(()) };
+        let outcome = self.engine.collect();
+        let (before, done) = (course.landed, self.clock.now());
+        course.landed = done;
+        // What it waited for the batch before it is not its own time.
+        meters.ran(frames.len(), done.since(loaded.max(before)));
+        self.pacer.ran(frames.len(), done.since(taken.max(before)));
+        match outcome {
+            Ok(outputs) => {
+                course.failures = 0;
+                // Fails only when `analyze` has panicked: the process is ending.
+                if let Err(lost) = self.results.send(Work::Batch { frames, outputs })
+                    && let Work::Batch { frames, .. } = lost.0
+                {
+                    self.fail(frames.iter().map(|f| f.key));
+                }
+                Ok(())
+            }
+            Err(fault) => self.failed(&frames, &fault, course),
+        }
+    }
+
+    /// A batch failed; the third time in a row the engine has.
+    fn failed(&self, frames: &[Analyzable], fault: &Fault, course: &mut Course) -> Result<(), Fault> {
+        course.failures += 1;
+        let failures = course.failures;
+        tracing::error!(frames = frames.len(), failures, "The engine failed: {fault}");
+        self.fail(frames.iter().map(|f| f.key));
+        if failures < MOST_FAILURES {
+            return Ok(());
+        }
+        let message = format!("the engine failed {failures} times in a row; last: {}", fault.message);
+        Err(Fault::new(Who::Device, "engine", message))
     }
 
     /// Decides on wait and batch anew, when it is time.

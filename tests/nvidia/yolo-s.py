@@ -1,7 +1,7 @@
 """A network of YOLOv8-s' shape with random weights, for figures of speed, which weights do not change: 28.6 GFLOP at 640x640,
-11.2 M parameters, output [batch, 84, 8400]; FP16 inside, f32 at both ends. Needs numpy and onnx.
+11.2 M parameters, output [batch, 84, 8400]; FP16 inside, f32 at both ends (all16: at no end). Needs numpy and onnx.
 
-    python3 tests/nvidia/yolo-s.py FILE [f16|f32 [BIAS]]
+    python3 tests/nvidia/yolo-s.py FILE [f16|f32|all16 [BIAS]]
 
 BIAS moves the class scores: about ten boxes of a picture are over 0.1.
 """
@@ -13,7 +13,8 @@ from onnx import helper as h, TensorProto as T, numpy_helper as nh
 rng = np.random.default_rng(1)
 nodes, inits = [], []
 n = [0]
-half = sys.argv[2] != 'f32' if len(sys.argv) > 2 else True
+mode = sys.argv[2] if len(sys.argv) > 2 else 'f16'
+half, all16 = mode != 'f32', mode == 'all16'
 ft = np.float16 if half else np.float32
 flops = [0]
 def name(p='t'):
@@ -44,7 +45,7 @@ def c2f(x, ci, co, reps, size, add=True):
 def up(x):
     return op('Resize', [x, '', init(np.array([1,1,2,2],np.float32),'s')], mode='nearest', nearest_mode='floor', coordinate_transformation_mode='asymmetric')
 S = 640
-x = op('Cast', ['images'], to=T.FLOAT16) if half else 'images'
+x = op('Cast', ['images'], to=T.FLOAT16) if mode == 'f16' else 'images'
 x = conv(x, 3, 32, 3, 2, S//2)
 x = conv(x, 32, 64, 3, 2, S//4); x = c2f(x, 64, 64, 1, S//4)
 x = conv(x, 64, 128, 3, 2, S//8); p3 = x = c2f(x, 128, 128, 2, S//8)
@@ -83,9 +84,13 @@ nodes.append(h.make_node('Split', [b, init(np.array([2,2],np.int64),'s')], [lt, 
 x1 = op('Sub', [g, lt]); x2 = op('Add', [g, rb])
 mid = op('Mul', [op('Add', [x1, x2]), init(np.array(.5,np.float32))]); wh = op('Sub', [x2, x1])
 bb = op('Mul', [op('Concat', [mid, wh], axis=1), st])
-nodes.append(h.make_node('Concat', [bb, op('Sigmoid', [c])], ['output0'], axis=1, name='last'))
-graph = h.make_graph(nodes, 'yolo-s-shaped', [h.make_tensor_value_info('images', T.FLOAT, ['batch',3,S,S])],
-    [h.make_tensor_value_info('output0', T.FLOAT, ['batch',84,8400])], inits)
+last = [bb, op('Sigmoid', [c])]
+if all16:
+    last = [op('Cast', [o], to=T.FLOAT16) for o in last]
+nodes.append(h.make_node('Concat', last, ['output0'], axis=1, name='last'))
+end = T.FLOAT16 if all16 else T.FLOAT
+graph = h.make_graph(nodes, 'yolo-s-shaped', [h.make_tensor_value_info('images', end, ['batch',3,S,S])],
+    [h.make_tensor_value_info('output0', end, ['batch',84,8400])], inits)
 m = h.make_model(graph, opset_imports=[h.make_opsetid('',17)], ir_version=9)
 onnx.checker.check_model(m)
 onnx.save(m, sys.argv[1])

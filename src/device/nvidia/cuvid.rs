@@ -30,6 +30,8 @@ pub const PACKET_END_OF_STREAM: c_ulong = 1;
 pub const PACKET_TIMESTAMP: c_ulong = 2;
 /// `CUvideopacketflags`: exactly one frame or field.
 pub const PACKET_END_OF_PICTURE: c_ulong = 8;
+/// `cuvidDecodeStatus`.
+pub const STATUS_IN_PROGRESS: c_uint = 1;
 /// `cuvidDecodeStatus`: from here on something is wrong with the picture.
 pub const STATUS_ERROR: c_uint = 8;
 

@@ -11,7 +11,9 @@
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use cudarc::driver::{CudaEvent, CudaStream, result};
 
@@ -28,6 +30,9 @@ use crate::frame::Size;
 const OUTPUT_SURFACES: u64 = 2;
 /// Surfaces beyond those that the stream needs, so that decoding need not wait for copying.
 const SPARE_SURFACES: u8 = 3;
+/// How long to sleep between two looks at a picture that is being decoded, and how often to look. A picture of 1080p takes 1.4 ms on a
+/// chip that does nothing else.
+const LOOK: (Duration, u32) = (Duration::from_micros(250), 200);
 /// Picture indices that the parser may use (`CUVIDPICPARAMS`, `CurrPicIdx`).
 const MOST_SURFACES: usize = 64;
 
@@ -372,9 +377,12 @@ impl Video {
             reserved2: [0; 4],
         };
         let mut handle = std::ptr::null_mut();
+        let making = gpu.making.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the struct is the header's, and the context is current: we are inside `parse`.
         let status = unsafe { (gpu.cuvid.create_decoder)(&raw mut handle, &raw mut info) };
+        drop(making);
         gpu::check("the GPU gives no decoder", status).map_err(|fault| fault.retry(Retry::Slowly))?;
+        gpu.decoders.fetch_add(1, Relaxed);
         let mapped = VecDeque::new();
         Ok(Video { gpu: Arc::clone(gpu), handle, sequence, fps, refused: [false; MOST_SURFACES], mapped })
     }
@@ -394,6 +402,7 @@ impl Video {
             return Ok(None);
         }
         self.unmap(OUTPUT_SURFACES as usize - 1);
+        self.await_decoded(info.picture_index);
         let mut params = ProcParams {
             progressive_frame: info.progressive_frame,
             second_field: info.repeat_first_field + 1,
@@ -438,6 +447,27 @@ impl Video {
         copied
     }
 
+    /// Sleeps until a picture is decoded. Mapping it would wait too, but awake: that is most of what a stream costs the CPU.
+    fn await_decoded(&self, index: c_int) {
+        let never = crossbeam_channel::never::<()>();
+        for _ in 0..LOOK.1 {
+            match self.decode_status(index) {
+                Some(cuvid::STATUS_IN_PROGRESS) => {
+                    let _ = never.recv_timeout(LOOK.0);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// `cuvidDecodeStatus`; `None`: the driver does not say it.
+    fn decode_status(&self, index: c_int) -> Option<u32> {
+        let mut status = DecodeStatus { status: 0, reserved: [0; 31], p_reserved: [std::ptr::null_mut(); 8] };
+        // SAFETY: the struct is the header's; the index is the picture's.
+        let known = unsafe { (self.gpu.cuvid.get_decode_status)(self.handle, index, &raw mut status) };
+        (known == 0).then_some(status.status)
+    }
+
     fn copy_mapped(
         &self,
         info: &ParserDispInfo,
@@ -445,11 +475,7 @@ impl Video {
         pool: &Arc<Pool>,
         stream: &Arc<CudaStream>,
     ) -> Result<Option<Surface>, Fault> {
-        let mut status = DecodeStatus { status: 0, reserved: [0; 31], p_reserved: [std::ptr::null_mut(); 8] };
-        // SAFETY: the struct is the header's; the index is the picture's.
-        let known =
-            unsafe { (self.gpu.cuvid.get_decode_status)(self.handle, info.picture_index, &raw mut status) };
-        if known == 0 && status.status >= cuvid::STATUS_ERROR {
+        if self.decode_status(info.picture_index).is_some_and(|status| status >= cuvid::STATUS_ERROR) {
             return Ok(None);
         }
         let rows = self.sequence.target().1 as usize;
@@ -488,8 +514,10 @@ impl Drop for Video {
     fn drop(&mut self) {
         let _ = self.gpu.bind();
         self.unmap(0);
+        let _making = self.gpu.making.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: made by `new`, nothing of it is mapped, and it is never used again.
         unsafe { (self.gpu.cuvid.destroy_decoder)(self.handle) };
+        self.gpu.decoders.fetch_sub(1, Relaxed);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The GPU itself: finding it, its memory, and what its driver's errors mean in our words.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,6 +23,14 @@ pub struct Gpu {
     pub cuvid: Cuvid,
     /// Its name, for the log.
     pub name: String,
+    /// How many there are now.
+    pub(super) decoders: AtomicUsize,
+    /// Held to make a decoder, or to destroy one: 50 ms of the driver's lock. Many that try at once would not let anybody decode until
+    /// the last one has it.
+    pub(super) making: Mutex<()>,
+    /// What the decoder can do, by codec, chroma format and depth. To ask takes 12 ms, and 100 cameras that ask at once wait for one
+    /// another for seconds.
+    caps: Mutex<HashMap<(u32, u32, u32), DecodeCaps>>,
 }
 
 impl Gpu {
@@ -54,7 +63,19 @@ impl Gpu {
         // Waiting threads sleep: a spinning one would take a core that other cameras need.
         context.set_blocking_synchronize().map_err(|e| driver("the GPU cannot be set up", &e))?;
         let name = context.name().map_err(|e| driver("the GPU does not say its name", &e))?;
-        Ok(Arc::new(Gpu { cuvid: Cuvid::open()?, context, name }))
+        Ok(Arc::new(Gpu {
+            cuvid: Cuvid::open()?,
+            context,
+            name,
+            decoders: AtomicUsize::new(0),
+            making: Mutex::default(),
+            caps: Mutex::default(),
+        }))
+    }
+
+    /// Video decoders that this process has now.
+    pub fn decoders(&self) -> usize {
+        self.decoders.load(Relaxed)
     }
 
     /// What the decoder can do with 4:2:0 pictures of 8 bits, for the log.
@@ -74,12 +95,18 @@ impl Gpu {
     /// # Errors
     /// When the driver does not answer.
     pub fn caps(&self, codec: u32, chroma_format: u32, bit_depth_minus8: u32) -> Result<DecodeCaps, Fault> {
+        let mut known = self.caps.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (codec, chroma_format, bit_depth_minus8);
+        if let Some(caps) = known.get(&key) {
+            return Ok(*caps);
+        }
         self.bind()?;
         let mut caps = DecodeCaps { codec, chroma_format, bit_depth_minus8, ..DecodeCaps::default() };
         // SAFETY: the struct is the header's, and a context is current on this thread.
         check("the decoder does not tell what it can", unsafe {
             (self.cuvid.get_decoder_caps)(&raw mut caps)
         })?;
+        known.insert(key, caps);
         Ok(caps)
     }
 
@@ -97,6 +124,17 @@ impl Gpu {
     /// When the driver refuses.
     pub fn stream(&self) -> Result<Arc<CudaStream>, Fault> {
         self.context.new_stream().map_err(|e| driver("the GPU gives no stream", &e))
+    }
+
+    /// The same, for short work that others wait for: where both could run, it goes first.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn urgent_stream(&self) -> Result<Arc<CudaStream>, Fault> {
+        let failed = |e: DriverError| driver("the GPU gives no stream", &e);
+        self.bind()?;
+        let (_, greatest) = result::stream::get_priority_range().map_err(failed)?;
+        self.context.new_stream_with_priority(greatest).map_err(failed)
     }
 }
 

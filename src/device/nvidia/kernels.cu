@@ -15,6 +15,25 @@ struct Slot {
     float low[3], high[3];
 };
 
+// Tensors hold 32-bit floats, or 16-bit ones as their bits (the header with their type is not there at run time).
+typedef unsigned short half;
+
+static __device__ float get(float from) { return from; }
+
+static __device__ float get(half from) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(from));
+    return value;
+}
+
+static __device__ void put(float* to, float value) { *to = value; }
+
+static __device__ void put(half* to, float value) {
+    half bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    *to = bits;
+}
+
 // A coordinate, whole part and fraction apart, so that f32 loses nothing in large pictures.
 struct Place {
     int whole;
@@ -96,8 +115,9 @@ static __device__ float2 mean(const unsigned char* plane, const unsigned char* o
 
 // Pictures to the slots of the batch's tensor, one thread a tensor pixel: a triangle filter whose radius grows with the
 // shrink factor, on each plane in its own geometry; then colour, mean and std. What the CPU's twin computes in f64.
-extern "C" __global__ void letterbox(const Slot* slots, float* tensor, int width, int height, int interleaved,
-                                     float pad0, float pad1, float pad2) {
+template <typename T>
+static __device__ void letterbox_to(const Slot* slots, T* tensor, int width, int height, int interleaved, float pad0,
+                                    float pad1, float pad2) {
     int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
     if (x >= width || y >= height) return;
     const Slot& s = slots[blockIdx.z];
@@ -115,23 +135,44 @@ extern "C" __global__ void letterbox(const Slot* slots, float* tensor, int width
         }
     }
     size_t area = (size_t)width * height, at = (size_t)y * width + x;
-    float* slot = tensor + 3 * area * blockIdx.z;
-    for (int n = 0; n < 3; n++) slot[interleaved ? at * 3 + n : area * n + at] = out[n];
+    T* slot = tensor + 3 * area * blockIdx.z;
+    for (int n = 0; n < 3; n++) put(&slot[interleaved ? at * 3 + n : area * n + at], out[n]);
+}
+
+extern "C" __global__ void letterbox(const Slot* slots, float* tensor, int width, int height, int interleaved,
+                                     float pad0, float pad1, float pad2) {
+    letterbox_to(slots, tensor, width, height, interleaved, pad0, pad1, pad2);
+}
+
+extern "C" __global__ void letterbox_half(const Slot* slots, half* tensor, int width, int height, int interleaved,
+                                          float pad0, float pad1, float pad2) {
+    letterbox_to(slots, tensor, width, height, interleaved, pad0, pad1, pad2);
 }
 
 // Anchors that can become boxes, of outputs [slot][4 + classes][anchor]: those of which a class reaches the floor, or is not a
 // number. Each goes to `found` as its number and its column of values; `counts` is how many there were, which may be more than `most`.
-extern "C" __global__ void sift(const float* output, int values, int anchors, float floor, int most, int* counts,
-                                float* found) {
+template <typename T>
+static __device__ void sift_from(const T* output, int values, int anchors, float floor, int most, int* counts,
+                                 float* found) {
     int a = blockIdx.x * blockDim.x + threadIdx.x;
     if (a >= anchors) return;
-    const float* column = output + (size_t)blockIdx.y * values * anchors + a;
+    const T* column = output + (size_t)blockIdx.y * values * anchors + a;
     bool reaches = false;
-    for (int c = 4; c < values; c++) reaches |= !(column[(size_t)c * anchors] < floor);
+    for (int c = 4; c < values; c++) reaches |= !(get(column[(size_t)c * anchors]) < floor);
     if (!reaches) return;
     int n = atomicAdd(&counts[blockIdx.y], 1);
     if (n >= most) return;
     float* row = found + ((size_t)blockIdx.y * most + n) * (values + 1);
     row[0] = __int_as_float(a);
-    for (int c = 0; c < values; c++) row[c + 1] = column[(size_t)c * anchors];
+    for (int c = 0; c < values; c++) row[c + 1] = get(column[(size_t)c * anchors]);
+}
+
+extern "C" __global__ void sift(const float* output, int values, int anchors, float floor, int most, int* counts,
+                                float* found) {
+    sift_from(output, values, anchors, floor, most, counts, found);
+}
+
+extern "C" __global__ void sift_half(const half* output, int values, int anchors, float floor, int most, int* counts,
+                                     float* found) {
+    sift_from(output, values, anchors, floor, most, counts, found);
 }

@@ -76,18 +76,36 @@ fn placement(rect: &Rect, source: (usize, usize)) -> Placement {
     }
 }
 
-/// The compiled kernels.
+/// The network's input on the GPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensor {
+    /// Where it begins.
+    pub at: CUdeviceptr,
+    /// It holds 16-bit floats, not 32-bit ones.
+    pub half: bool,
+}
+
+impl Tensor {
+    /// Of one value.
+    pub fn bytes(&self) -> usize {
+        if self.half { 2 } else { 4 }
+    }
+}
+
+/// The compiled kernels, each for values of 32 and of 16 bits.
 #[derive(Debug)]
 pub struct Kernels {
-    letterbox: CudaFunction,
-    sift: CudaFunction,
+    letterbox: [CudaFunction; 2],
+    sift: [CudaFunction; 2],
 }
 
 /// What [`Kernels::sift`] reads and writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Sift {
-    /// f32, slots × values × anchors.
+    /// Slots × values × anchors.
     pub output: CUdeviceptr,
+    /// It holds 16-bit floats, not 32-bit ones.
+    pub half: bool,
     /// How many slots.
     pub slots: usize,
     /// Values an anchor: 4 and the classes.
@@ -131,9 +149,10 @@ impl Kernels {
             other => fault(format!("NVRTC: {other:?}")),
         })?;
         let module = gpu.context.load_module(ptx).map_err(failed)?;
+        let load = |name| module.load_function(name).map_err(failed);
         Ok(Kernels {
-            letterbox: module.load_function("letterbox").map_err(failed)?,
-            sift: module.load_function("sift").map_err(failed)?,
+            letterbox: [load("letterbox")?, load("letterbox_half")?],
+            sift: [load("sift")?, load("sift_half")?],
         })
     }
 
@@ -148,7 +167,7 @@ impl Kernels {
         &self,
         stream: &Arc<CudaStream>,
         slots: CUdeviceptr,
-        tensor: CUdeviceptr,
+        tensor: Tensor,
         count: usize,
         input: &InputSpec,
     ) -> Result<(), Fault> {
@@ -160,8 +179,8 @@ impl Kernels {
             block_dim: (TILE.0, TILE.1, 1),
             shared_mem_bytes: 0,
         };
-        let mut launch = stream.launch_builder(&self.letterbox);
-        launch.arg(&slots).arg(&tensor).arg(&width).arg(&height).arg(&interleaved);
+        let mut launch = stream.launch_builder(&self.letterbox[usize::from(tensor.half)]);
+        launch.arg(&slots).arg(&tensor.at).arg(&width).arg(&height).arg(&interleaved);
         launch.arg(&pad[0]).arg(&pad[1]).arg(&pad[2]);
         // SAFETY: the arguments are those of the kernel; it stays inside of what the caller promises.
         unsafe { launch.launch(config) }.map_err(|e| gpu::driver("the preprocess cannot be started", &e))?;
@@ -177,27 +196,36 @@ impl Kernels {
         gpu: &Arc<Gpu>,
         surfaces: &[Arc<Surface>],
         input: &InputSpec,
+        half: bool,
     ) -> Result<(Vec<f32>, Vec<Placement>), Fault> {
         let failed = |e| gpu::driver("the tensor cannot be read", &e);
         let stream = gpu.stream()?;
         let (slots, places): (Vec<Slot>, Vec<Placement>) =
             surfaces.iter().map(|surface| Slot::new(surface, input)).unzip();
-        let mut tensor = vec![f32::NAN; surfaces.len() * 3 * input.width as usize * input.height as usize];
-        let on_gpu = Memory::new(gpu, size_of_val(tensor.as_slice()))?;
+        let len = surfaces.len() * 3 * input.width as usize * input.height as usize;
+        let on_gpu = Memory::new(gpu, len * 4)?;
+        let tensor = Tensor { at: on_gpu.at(), half };
+        // Bytes of which all are 1 are not a number, of either size.
+        let mut bytes = vec![0xffu8; len * tensor.bytes()];
         let described = Memory::new(gpu, slots.len() * SLOT_BYTES)?;
         for surface in surfaces {
             stream.wait(surface.written()).map_err(failed)?;
         }
         // SAFETY: each of the length of what is copied or computed; `surfaces` outlive the wait at the end.
         unsafe {
-            result::memcpy_htod_async(on_gpu.at(), &tensor, stream.cu_stream()).map_err(failed)?;
+            result::memcpy_htod_async(on_gpu.at(), &bytes, stream.cu_stream()).map_err(failed)?;
             result::memcpy_htod_async(described.at(), Slot::as_bytes(&slots), stream.cu_stream())
                 .map_err(failed)?;
-            self.letterbox(&stream, described.at(), on_gpu.at(), slots.len(), input)?;
+            self.letterbox(&stream, described.at(), tensor, slots.len(), input)?;
             stream.synchronize().map_err(failed)?;
-            result::memcpy_dtoh_sync(&mut tensor, on_gpu.at()).map_err(failed)?;
+            result::memcpy_dtoh_sync(&mut bytes, on_gpu.at()).map_err(failed)?;
         }
-        Ok((tensor, places))
+        let values = if half {
+            bytes.chunks_exact(2).map(|b| super::engine::float(u16::from_le_bytes([b[0], b[1]]))).collect()
+        } else {
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        };
+        Ok((values, places))
     }
 
     /// Finds the anchors that can become boxes. Does not wait.
@@ -214,7 +242,7 @@ impl Kernels {
             block_dim: (ANCHORS, 1, 1),
             shared_mem_bytes: 0,
         };
-        let mut launch = stream.launch_builder(&self.sift);
+        let mut launch = stream.launch_builder(&self.sift[usize::from(sift.half)]);
         launch.arg(&sift.output).arg(&values).arg(&anchors).arg(&sift.floor).arg(&most);
         launch.arg(&sift.counts).arg(&sift.found);
         // SAFETY: the arguments are those of the kernel; it stays inside of what the caller promises.

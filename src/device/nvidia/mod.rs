@@ -10,6 +10,7 @@
 //! | `decoder` | access units to pictures |
 //! | `kernels` | our kernels |
 //! | `engine` | pictures to outputs |
+//! | `nvml` | how busy the GPU is |
 //! | `source` | a camera's GStreamer pipeline, up to access units |
 
 #![allow(unsafe_code)]
@@ -20,12 +21,14 @@ pub mod decoder;
 pub mod engine;
 pub mod gpu;
 pub mod kernels;
+pub mod nvml;
 pub mod source;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config;
+use crate::device::accelerator::Report;
 use crate::device::canvas::{Canvas, Colour};
 use crate::device::software::preprocess::{Geometry, PixelFormat, Planes};
 use crate::device::software::{self, session};
@@ -54,6 +57,7 @@ pub struct Nvidia {
     max_batch: usize,
     tuning: engine::Tuning,
     stills: Arc<Pool>,
+    meter: nvml::Meter,
     /// Cameras whose stream NVDEC does not take.
     by_software: Arc<Mutex<HashSet<Arc<str>>>>,
 }
@@ -88,6 +92,7 @@ impl Nvidia {
         })?;
         let device = Nvidia {
             stills: Pool::new(Arc::clone(&gpu), MOST_STILLS),
+            meter: nvml::Meter::start(&gpu),
             gpu,
             kernels,
             runtime,
@@ -196,6 +201,10 @@ impl Device for Nvidia {
         }
         let pool = Pool::new(Arc::clone(&self.gpu), most);
         software::source::open(camera, uploading(pool, sink)).map(source::NvidiaSource::Software)
+    }
+
+    fn report(&self) -> Option<Report> {
+        Some(Report { decoders: self.gpu.decoders(), ..self.meter.last() })
     }
 
     fn picture(&self, still: Still) -> Result<Pixels, Fault> {

@@ -7,7 +7,7 @@ use super::pixels::Pixels;
 use super::preprocess::{Geometry, Plan};
 use super::session::{self, Runtime, Session};
 use crate::config::Provider;
-use crate::device::{Engine, Outputs};
+use crate::device::{Engine, Outputs, nothing_submitted};
 use crate::fault::{Fault, Who};
 use crate::flow::detect::OutputShape;
 use crate::frame::Frame;
@@ -31,6 +31,8 @@ pub struct SoftwareEngine {
     slot_len: usize,
     plans: HashMap<Geometry, Plan>,
     still_plans: HashMap<Geometry, Plan>,
+    /// Of the batch that was submitted.
+    done: Option<session::Outputs>,
 }
 
 impl SoftwareEngine {
@@ -68,6 +70,7 @@ impl SoftwareEngine {
             slot_len,
             plans: HashMap::new(),
             still_plans: HashMap::new(),
+            done: None,
         })
     }
 
@@ -139,10 +142,17 @@ impl Engine for SoftwareEngine {
         Ok(plan.placement())
     }
 
-    fn run(&mut self, count: usize) -> Result<session::Outputs, Fault> {
+    /// Runs it: the cores that would do anything else meanwhile are those that the run needs.
+    fn submit(&mut self, count: usize) -> Result<(), Fault> {
         // Not by `input`, which would borrow the session too.
         let dims = self.spec.input.dims(count);
-        self.session.run(&self.spec.input.name, &dims, &self.tensor[..count * self.slot_len])
+        let ran = self.session.run(&self.spec.input.name, &dims, &self.tensor[..count * self.slot_len]);
+        self.done = Some(ran?);
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<session::Outputs, Fault> {
+        self.done.take().ok_or_else(nothing_submitted)
     }
 }
 

@@ -1,0 +1,105 @@
+//! Opening a model on ONNX Runtime's CUDA provider, and what its signature says.
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaStream;
+use ort::ep;
+use ort::ep::cuda::ConvAlgorithmSearch;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::{Outlet, TensorElementType, ValueType};
+
+use crate::device::software::session::{Runtime, TensorInfo, first_line};
+use crate::fault::{Fault, Who};
+use crate::model::spec::{Family, ModelSpec};
+
+/// How the CUDA provider is set up. The default is what is fastest where it was measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Channels last inside of the network, as tensor cores read them.
+    pub nhwc: bool,
+    /// Replays a recorded run instead of starting its kernels one by one, where the whole network runs on the GPU and its
+    /// output is sifted there.
+    pub graphs: bool,
+    /// Lets f32 convolutions round their inputs to 10 bits of mantissa.
+    pub tf32: bool,
+    /// Tries all of cuDNN's convolutions at start rather than asking it for a guess: on an H100 0.4 % faster, and warm after 10 s instead
+    /// of 3.
+    pub exhaustive: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Tuning { nhwc: true, graphs: true, tf32: true, exhaustive: false }
+    }
+}
+
+pub(super) fn signature(outlets: &[Outlet]) -> Vec<TensorInfo> {
+    let dims = |o: &Outlet| match o.dtype() {
+        ValueType::Tensor { shape, .. } => shape.iter().map(|d| usize::try_from(*d).ok()).collect(),
+        _ => Vec::new(),
+    };
+    outlets.iter().map(|o| TensorInfo { name: o.name().to_owned(), dims: dims(o) }).collect()
+}
+
+pub(super) fn engine_fault(model: &str, error: &dyn std::fmt::Display) -> Fault {
+    let why = first_line(&error.to_string()).to_owned();
+    Fault::new(Who::Device, "engine", format!("model {model}: the engine failed: {why}"))
+}
+
+/// Opens the model on the CUDA provider.
+pub(super) fn open_session(
+    runtime: &Runtime,
+    name: &str,
+    bytes: &[u8],
+    stream: &Arc<CudaStream>,
+    tuning: Tuning,
+) -> Result<ort::session::Session, Fault> {
+    let bad = |e: &dyn std::fmt::Display| {
+        let why = first_line(&e.to_string()).to_owned();
+        let message = format!("model {name}: ONNX Runtime's CUDA provider cannot be used: {why}");
+        Fault::new(Who::Device, "no_cuda_provider", message).remedy(
+            "name the library of the PyPI wheel `onnxruntime-gpu` in [infer] onnxruntime, with its libonnxruntime_providers_*.so beside it; \
+             it needs CUDA 13 and cuDNN 9",
+        )
+    };
+    let search =
+        if tuning.exhaustive { ConvAlgorithmSearch::Exhaustive } else { ConvAlgorithmSearch::Heuristic };
+    let cuda = ep::CUDA::default()
+        .with_device_id(0)
+        .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
+        .with_conv_algorithm_search(search)
+        .with_prefer_nhwc(tuning.nhwc)
+        .with_cuda_graph(tuning.graphs)
+        .with_tf32(tuning.tf32);
+    // SAFETY: the engine drops its stream after the session.
+    let cuda = unsafe { cuda.with_compute_stream(stream.cu_stream().cast()) };
+    ort::session::Session::builder(runtime.environment())
+        .map_err(|e| bad(&e))?
+        .with_optimization_level(GraphOptimizationLevel::All)
+        .map_err(|e| bad(&e))?
+        .with_intra_threads(1)
+        .map_err(|e| bad(&e))?
+        .with_execution_providers([cuda.build().error_on_failure()])
+        .map_err(|e| bad(&e))?
+        .commit_from_memory(bytes)
+        .map_err(|e| bad(&e))
+}
+
+/// Values an anchor and anchors of the one output, if it is of a kind that the GPU can sift: [batch, 4 + classes, anchors].
+pub(super) fn sifted(spec: &ModelSpec, outputs: &[TensorInfo]) -> Option<(usize, usize)> {
+    let [output] = outputs else { return None };
+    let named = spec.output.names.is_empty() || spec.output.names == [output.name.as_str()];
+    match output.dims[..] {
+        [_, Some(values), Some(anchors)]
+            if spec.output.family == Family::Yolov8 && values == 4 + spec.labels.len() && named =>
+        {
+            Some((values, anchors))
+        }
+        _ => None,
+    }
+}
+
+/// Is it a tensor of 16-bit floats?
+pub(super) fn is_half(outlet: &Outlet) -> bool {
+    matches!(outlet.dtype(), ValueType::Tensor { ty: TensorElementType::Float16, .. })
+}

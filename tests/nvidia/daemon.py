@@ -1,0 +1,269 @@
+"""The whole daemon on an NVIDIA GPU: RTSP in, events out. Starts simulated cameras and weir, looks at both, prints a table.
+
+    python3 tests/nvidia/daemon.py load CAMERAS     that many 1080p30 cameras: latency, losses, CPU
+    python3 tests/nvidia/daemon.py works            events, snapshots, a still, streams that NVDEC does not take
+
+Environment: WEIR and RTSP_SIM, the programs (both in `bin` of a folder of `cargo xtask bundle`); MODEL, an ONNX file with its .toml
+beside it; CLIP, an H.264 file of 1080p30; for `works` also ODD, an H.264 4:2:2 file, and STILL, a JPEG. JSON=FILE: figures go there too.
+Needs nothing but Python.
+"""
+import atexit
+import collections
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+
+PORT = 18080
+BASE = f"http://127.0.0.1:{PORT}"
+FIGURES = {}
+
+
+def get(path, data=None, kind=None):
+    request = urllib.request.Request(BASE + path, data=data, headers={"content-type": kind} if kind else {})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return answer.read()
+
+
+def environment(program):
+    """What weir sets for itself in a bundle (src/bundle.rs), for the simulator, which does not."""
+    libraries = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(program))), "lib/weir")
+    if not os.path.isdir(os.path.join(libraries, "gstreamer-1.0")):
+        return dict(os.environ)
+    return dict(
+        os.environ, LD_LIBRARY_PATH=libraries, GST_PLUGIN_SYSTEM_PATH_1_0=os.path.join(libraries, "gstreamer-1.0"),
+        GST_PLUGIN_PATH_1_0="", GST_REGISTRY_1_0="/proc/none/registry", GST_REGISTRY_FORK="no",
+        GIO_MODULE_DIR=os.path.join(libraries, "gio"), GIO_USE_VFS="local")
+
+
+def print(*args):
+    sys.stdout.write(" ".join(map(str, args)) + "\n")
+    sys.stdout.flush()
+
+
+class Sim:
+    def __init__(self, *args):
+        program = os.environ["RTSP_SIM"]
+        self.child = subprocess.Popen([program, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(program))
+        atexit.register(self.child.kill)
+
+    def listens(self):
+        line = self.child.stdout.readline()
+        if not line:
+            sys.exit("rtsp-sim did not start")
+        return json.loads(line)["url"]
+
+    def stop(self):
+        self.child.stdin.close()
+        self.child.kill()
+        self.child.wait()
+
+
+class Weir:
+    def __init__(self, cameras):
+        execution = os.environ.get("EXECUTION", '"cuda"')
+        self.folder = tempfile.mkdtemp()
+        config = f'[node]\nname = "gpu"\n[model]\npath = "{os.environ["MODEL"]}"\n[infer]\nexecution = {execution}\n'
+        config += f'[http]\nbind = "127.0.0.1:{PORT}"\n'
+        config += "".join(f'[cameras.{name}]\nsource = "{url}"\n' for name, url in cameras)
+        path = os.path.join(self.folder, "weir.toml")
+        open(path, "w").write(config)
+        self.log = os.path.join(self.folder, "log")
+        started = time.time()
+        self.child = subprocess.Popen([os.environ["WEIR"], "run", "-c", path], stdout=open(self.log, "w"), stderr=subprocess.STDOUT)
+        atexit.register(self.child.kill)
+        while True:
+            if self.child.poll() is not None or time.time() - started > 60:
+                sys.exit("weir does not become ready:\n" + open(self.log).read()[-4000:])
+            try:
+                get("/readyz")
+                break
+            except (OSError, urllib.error.URLError):
+                time.sleep(0.1)
+        self.ready = time.time() - started
+
+    def cpu(self):
+        """Seconds, of all threads by name up to `-` or `:` and digits."""
+        used = collections.Counter()
+        for task in os.listdir(f"/proc/{self.child.pid}/task"):
+            try:
+                at = f"/proc/{self.child.pid}/task/{task}/"
+                name = re.split(r"[-:0-9]", open(at + "comm").read().strip())[0]
+                used[name] += int(open(at + "schedstat").read().split()[0]) / 1e9
+            except OSError:
+                pass
+        return used
+
+    def resident(self):
+        return int(re.search(r"VmRSS:\s+(\d+)", open(f"/proc/{self.child.pid}/status").read())[1]) / 1e3
+
+    def stop(self):
+        began = time.time()
+        self.child.terminate()
+        try:
+            self.child.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            print("weir does not stop:\n" + open(self.log).read()[-3000:])
+            self.child.kill()
+            self.child.wait()
+        return time.time() - began, self.child.returncode
+
+
+def metrics():
+    page = get("/metrics").decode()
+    found = re.findall(r'^(\w+)(?:\{(.*)\})? (\S+)$', page, re.M)
+    return [(name, dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(value)) for name, labels, value in found]
+
+
+def total(page, name, **wanted):
+    return sum(v for n, l, v in page if n == name and all(l.get(k) == w for k, w in wanted.items()))
+
+
+def quantile(before, after, name, share):
+    """Upper edge of the bucket in which it lies."""
+    def buckets(page):
+        all_of = collections.Counter()
+        for n, labels, v in page:
+            if n == name + "_bucket":
+                all_of[float(labels["le"].replace("+Inf", "inf"))] += v
+        return all_of
+    a, b = buckets(before), buckets(after)
+    counts = sorted((edge, b[edge] - a[edge]) for edge in b)
+    for edge, count in counts:
+        if count >= share * counts[-1][1]:
+            return edge
+    return float("nan")
+
+
+def note(name, value):
+    FIGURES[name] = value
+    if "JSON" in os.environ:
+        json.dump(FIGURES, open(os.environ["JSON"], "w"), indent=1)
+
+
+def load(count):
+    # A process a camera: the clients of one get their frames at the same moment, which cameras do not do.
+    sims = [Sim("--file", os.environ["CLIP"], "--start", str(n % 9)) for n in range(count)]
+    weir = Weir([(f"c{n}", sim.listens()) for n, sim in enumerate(sims)])
+    began = time.time()
+    while total(metrics(), "weir_camera_online") < count and time.time() - began < 60:
+        time.sleep(0.2)
+    online, up = total(metrics(), "weir_camera_online"), time.time() - began
+    time.sleep(5)
+    before, cpu, began, p95s, gpu = metrics(), weir.cpu(), time.time(), [], []
+    for _ in range(10):
+        time.sleep(1)
+        flow = json.loads(get("/api/v1/flow"))
+        p95 = total(metrics(), "weir_p95_seconds") * 1e3
+        p95s += [p95] if p95 == p95 else []
+    after, used, span = metrics(), weir.cpu(), time.time() - began
+    used.subtract(cpu)
+    came = total(after, "weir_frames_in_total") - total(before, "weir_frames_in_total")
+    done = total(after, "weir_frames_total", fate="inferred") - total(before, "weir_frames_total", fate="inferred")
+    events = total(after, "weir_events_total") - total(before, "weir_events_total")
+    p95s = sorted(p95s) or [float("nan")]
+    row = {
+        "cameras": count, "online": online, "ready_s": weir.ready, "online_s": up, "fps": came / span, "inferred_fps": done / span,
+        "lost_percent": 100 * (1 - done / max(came, 1)), "p95_ms_median": p95s[len(p95s) // 2], "p95_ms_worst": p95s[-1],
+        "p95_bucket_ms": 1e3 * quantile(before, after, "weir_event_latency_seconds", 0.95), "events_s": events / span,
+        "cpu_percent_a_camera": 100 * sum(used.values()) / span / count, "rss_mb": weir.resident(),
+        "cpu_by_thread_percent": {k: round(100 * v / span, 1) for k, v in used.most_common(8)},
+        "gpu": {n[9:]: v for n, _, v in after if n.startswith("weir_gpu_")},
+        "batch": (total(after, "weir_batch_frames_sum") - total(before, "weir_batch_frames_sum"))
+        / max(1, total(after, "weir_batch_frames_count") - total(before, "weir_batch_frames_count")),
+    }
+    row["fates"] = {f: total(after, "weir_frames_total", fate=f) for f in {l.get("fate") for n, l, _ in after if n == "weir_frames_total"}}
+    stopped, code = weir.stop()
+    row["stopped_s"], row["exit_code"] = stopped, code
+    for sim in sims:
+        sim.stop()
+    note(f"daemon {count} cameras", row)
+    print(json.dumps(row))
+    print("| cameras | online after s | fps in | inferred | lost | p95 ms, median and worst second | CPU a camera | RSS MB | VRAM MB | events/s |")
+    print(f'| {count} | {up:.1f} | {row["fps"]:.0f} | {row["inferred_fps"]:.0f} | {row["lost_percent"]:.2f} % | {row["p95_ms_median"]:.1f} {row["p95_ms_worst"]:.1f} '
+          f'| {row["cpu_percent_a_camera"]:.2f} % | {row["rss_mb"]:.0f} | {row["gpu"].get("memory_used_bytes", 0) / 1e6:.0f} | {row["events_s"]:.0f} |')
+    for line in open(weir.log):
+        if re.search(r"WARN|ERROR|panic", line):
+            print("   ", line.strip()[:300])
+            break
+
+
+def works():
+    good = [Sim("--file", os.environ["CLIP"], "--start", str(n)) for n in range(2)]
+    odd = Sim("--file", os.environ["ODD"])
+    motion = Sim("--pattern", "ball", "--codec", "mjpeg")
+    names = ("one", "two", "odd", "motion")
+    weir = Weir(list(zip(names, (sim.listens() for sim in (*good, odd, motion)))))
+    heard = []
+
+    def listen():
+        try:
+            with urllib.request.urlopen(BASE + "/api/v1/events/stream?after=0", timeout=25) as stream:
+                for line in stream:
+                    if line.startswith(b"data:"):
+                        heard.append(json.loads(line[5:]))
+        except OSError:
+            pass
+    threading.Thread(target=listen, daemon=True).start()
+    time.sleep(15)
+    checks = {}
+    page = metrics()
+    for name in names:
+        checks[f"{name} online"] = total(page, "weir_camera_online", camera=name) == 1
+        checks[f"{name} inferred"] = total(page, "weir_frames_total", camera=name, fate="inferred") > 50
+    log = open(weir.log).read()
+    checks["fall back is said"] = all(re.search(rf"decoded in software.*|{n}", log) for n in ("odd", "motion")) and log.count("decoded in software") == 2
+    checks["two decoders on the GPU"] = total(page, "weir_gpu_decoders") == 2
+    for name in ("one", "odd"):
+        picture = get(f"/api/v1/cameras/{name}/snapshot.jpg?annotated=1&width=640")
+        checks[f"snapshot of {name}"] = picture[:2] == b"\xff\xd8" and len(picture) > 2000
+        out = os.environ.get("OUT")
+        if out:
+            open(f"{out}/{name}.jpg", "wb").write(picture)
+    try:
+        text = get("/api/v1/infer", open(os.environ["STILL"], "rb").read(), "image/jpeg").decode()
+    except urllib.error.HTTPError as refused:
+        text = f"{refused.code} {refused.read().decode()}"
+    checks["a still shows persons"] = text.count('"person"') >= 1
+    kinds = collections.Counter((e.get("camera"), e.get("kind") or e.get("type")) for e in heard)
+    checks["events over SSE"] = len(heard) > 0
+    devices = json.loads(get("/api/v1/devices"))
+    checks["the GPU in /api/v1/devices"] = any(gpu["memory_total_bytes"] > 1e9 for gpu in devices["gpus"])
+    flow = json.loads(get("/api/v1/flow"))
+    # Cameras that show little, for an engine that has time: it is the memory that ends first.
+    asked = json.dumps({"fps": 0.02, "width": 1920, "height": 1080, "count": 10000}).encode()
+    try:
+        verdict = get("/api/v1/admission", asked, "application/json").decode()
+    except urllib.error.HTTPError as refused:
+        verdict = f"{refused.code} {refused.read().decode()}"
+    stopped, code = weir.stop()
+    checks["stops cleanly"] = code == 0
+    for sim in (*good, odd, motion):
+        sim.stop()
+    for name, passed in checks.items():
+        print(f"{'ok    ' if passed else 'FAILED'} {name}")
+    print("ready after %.1f s, stopped after %.1f s" % (weir.ready, stopped))
+    print("events:", dict(kinds.most_common(6)))
+    print("still:", text[:300])
+    print("devices:", json.dumps(devices)[:900])
+    print("admission of 10,000:", verdict[:400])
+    print("flow:", json.dumps(flow)[:1500])
+    for line in log.splitlines():
+        if re.search(r"WARN|ERROR|Chose|software", line):
+            print("   ", line[:400])
+    note("works", checks)
+    return all(checks.values())
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "load":
+        for number in sys.argv[2:]:
+            load(int(number))
+    else:
+        sys.exit(0 if works() else 1)
