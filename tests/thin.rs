@@ -223,7 +223,14 @@ fn a_saturated_daemon_decodes_what_it_uses() {
         let daemon =
             Daemon::start(&format!("[infer]\nthreads = 1\n[batcher]\nmax_batch_frames = 1\n{sources}"));
         (0..sims.len()).for_each(|n| drop(daemon.wait_state(&format!("c{n}"), "online")));
-        std::thread::sleep(Duration::from_secs(3));
+        if thinned {
+            // A loaded machine takes its time to see that it is behind.
+            wait::until("all are thinned", || {
+                read(&daemon, sims.len()).1.iter().all(|level| level == "references").then_some(())
+            });
+        } else {
+            std::thread::sleep(Duration::from_secs(3));
+        }
         let (before, _) = read(&daemon, sims.len());
         std::thread::sleep(Duration::from_secs(6));
         let (after, levels) = read(&daemon, sims.len());

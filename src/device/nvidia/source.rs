@@ -19,7 +19,7 @@ use crate::clock::Pts;
 use crate::config;
 use crate::device::software::access_unit::Reader;
 use crate::device::software::source::{self as software, SoftwareSource};
-use crate::device::{Happening, Picture, Sink};
+use crate::device::{Happening, Picture, Sink, Tap};
 use crate::event::Video;
 use crate::fault::{Fault, Retry, Who};
 use crate::flow::thin::Pass;
@@ -40,6 +40,12 @@ impl crate::device::Source for NvidiaSource {
     fn rewind(&mut self) -> Result<(), Fault> {
         match self {
             NvidiaSource::Nvdec(source) | NvidiaSource::Software(source) => source.rewind(),
+        }
+    }
+
+    fn tap(&mut self, tap: Arc<dyn Tap>) {
+        match self {
+            NvidiaSource::Nvdec(source) | NvidiaSource::Software(source) => source.tap(tap),
         }
     }
 }
