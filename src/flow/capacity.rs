@@ -485,11 +485,13 @@ mod tests {
         fn machine()(
             first in 1.0f64..50.0, more in 0.0f64..20.0, cores in 1.0f64..64.0,
             on_cpu in prop_oneof![Just(0.0), 0.0f64..=1.0],
-            cost in proptest::option::of(1e-10f64..3e-9), memory in proptest::option::of(1e7f64..1e10), batch in 1usize..=8,
+            cost in proptest::option::of(1e-10f64..3e-9), memory in proptest::option::of(1e7f64..1e10),
+            gpu_memory in proptest::option::of(1e7f64..1e10), batch in 1usize..=8,
         ) -> Machine {
             let rungs = [1usize, 2, 4, 8].map(|b| (b, first + more * (b - 1) as f64));
             Machine {
-                curve: curve(&rungs), batch, cores, engine_cores: on_cpu * cores, decode: cost, memory, encoders: None,
+                curve: curve(&rungs), batch, cores, engine_cores: on_cpu * cores, decode: cost, memory, gpu_memory,
+                encoders: None,
             }
         }
     }

@@ -23,7 +23,7 @@ for one in $parts; do
     daemon)
         part the daemon works
         MODEL="$folder/models/yolo11n.onnx" JSON="$folder/works.json" timeout 120 python3 "$here/daemon.py" works
-        for cameras in ${CAMERAS:-80}; do
+        for cameras in ${CAMERAS-80}; do
             part the daemon with "$cameras" cameras
             MODEL="$folder/models/yolo-s.onnx" JSON="$folder/load-$cameras.json" timeout 150 python3 "$here/daemon.py" load "$cameras"
         done ;;

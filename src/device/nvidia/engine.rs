@@ -58,7 +58,10 @@ const LEAD: Duration = Duration::from_micros(1500);
 pub struct NvidiaEngine {
     // Fields are dropped in this order: what the session lent before the session, the streams last.
     lanes: Vec<Lane>,
-    session: ort::session::Session,
+    /// One for all rungs where runs are recorded; else one a rung, made with it: a session that gets another shape than the last time
+    /// builds all of its convolutions anew, which takes a second.
+    sessions: Vec<ort::session::Session>,
+    open: Box<dyn Fn() -> Result<ort::session::Session, Fault> + Send>,
     outputs: Vec<TensorInfo>,
     pending: Vec<Loaded>,
     /// Lanes whose batch was submitted and not collected, the oldest first.
@@ -105,15 +108,19 @@ impl NvidiaEngine {
     pub fn open(
         gpu: &Arc<Gpu>,
         kernels: Arc<Kernels>,
-        runtime: &Runtime,
+        runtime: &Arc<Runtime>,
         spec: Arc<ModelSpec>,
-        bytes: &[u8],
+        bytes: &Arc<[u8]>,
         max_batch: usize,
         tuning: Tuning,
     ) -> Result<NvidiaEngine, Fault> {
         gpu.bind()?;
         let streams = Streams::new(gpu)?;
-        let open = |tuning| open_session(runtime, &spec.name, bytes, &streams.network, tuning);
+        let open = {
+            let (runtime, bytes) = (Arc::clone(runtime), Arc::clone(bytes));
+            let (spec, stream) = (Arc::clone(&spec), Arc::clone(&streams.network));
+            move |tuning| open_session(&runtime, &spec.name, &bytes, &stream, tuning)
+        };
         let recorded = tuning.graphs.then(|| open(tuning));
         // A record holds no copies to the host, and nothing that the CPU does.
         let recorded = recorded
@@ -140,7 +147,8 @@ impl NvidiaEngine {
         let lanes = (0..lanes).map(|_| Lane::new(gpu, sieve, largest));
         Ok(NvidiaEngine {
             lanes: lanes.collect::<Result<_, _>>()?,
-            session,
+            sessions: vec![session],
+            open: Box::new(move || open(Tuning { graphs, ..tuning })),
             outputs,
             pending: Vec::new(),
             flying: VecDeque::new(),
@@ -174,7 +182,8 @@ impl NvidiaEngine {
         let rung = self.rung(count)?;
         for time in 0..times {
             let lane = time % self.lanes.len();
-            self.lanes[lane].infer(rung, &mut self.session, &self.outputs, &self.spec)?;
+            let session = self.session(rung);
+            self.lanes[lane].infer(rung, &mut self.sessions[session], &self.outputs, &self.spec)?;
         }
         self.streams.settle()
     }
@@ -208,17 +217,21 @@ impl NvidiaEngine {
         let made = self.lanes[0].largest();
         let missing: Vec<usize> = self.ladder.iter().copied().filter(|rung| *rung > made).collect();
         for frames in missing {
+            if !self.graphs && self.lanes[0].largest() > 0 {
+                self.sessions.push((self.open)()?);
+            }
+            let session = self.sessions.len() - 1;
             for (number, lane) in self.lanes.iter_mut().enumerate() {
                 let record = self.graphs.then_some(LANES * frames + number);
                 let at = lane.bind(
                     frames,
                     record,
-                    &self.session,
+                    &self.sessions[session],
                     &self.outputs,
                     &self.spec,
                     &self.streams.network,
                 )?;
-                lane.infer(at, &mut self.session, &self.outputs, &self.spec)?;
+                lane.infer(at, &mut self.sessions[session], &self.outputs, &self.spec)?;
                 self.streams.settle()?;
             }
             if frames >= count {
@@ -230,16 +243,22 @@ impl NvidiaEngine {
         self.lanes[0].rung(count).ok_or_else(beyond)
     }
 
+    /// Which session a rung is bound to.
+    fn session(&self, rung: usize) -> usize {
+        if self.graphs { 0 } else { rung }
+    }
+
     /// Starts all that a batch needs.
     fn start(&mut self, lane: usize, count: usize) -> Result<(), Fault> {
         let rung = self.rung(count)?;
+        let session = self.session(rung);
         let lane = &mut self.lanes[lane];
         let streams = &self.streams;
         let failed = |e| gpu::driver("the batch cannot be started", &e);
         lane.fill(rung, &self.kernels, &streams.prepare, &self.spec.input)?;
         lane.prepared.record(&streams.prepare).map_err(failed)?;
         streams.network.wait(&lane.prepared).map_err(failed)?;
-        lane.infer(rung, &mut self.session, &self.outputs, &self.spec)?;
+        lane.infer(rung, &mut self.sessions[session], &self.outputs, &self.spec)?;
         lane.ran.record(&streams.network).map_err(failed)?;
         streams.read.wait(&lane.ran).map_err(failed)?;
         lane.sift(rung, count, &self.kernels, &streams.read)?;
