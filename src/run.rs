@@ -358,7 +358,9 @@ impl<D: Device> Daemon<D> {
                     let applied = roster::reload(&mut roster, &*reread, &mut complaint);
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
                     // Who asked may have gone.
-                    order.reply.map(|reply| reply.send(applied));
+                    if let Some(reply) = order.reply {
+                        drop(reply.send(applied));
+                    }
                 }
             }
         };

@@ -101,7 +101,8 @@ fn main() {
         manifest,
         figures: Mutex::default(),
     };
-    let parts: [(&str, fn(&Bench)); 7] = [
+    type Part = (&'static str, fn(&Bench));
+    let parts: [Part; 7] = [
         ("ways", Bench::ways),
         ("engine", Bench::engine),
         ("decode", Bench::decode),

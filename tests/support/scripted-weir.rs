@@ -13,7 +13,7 @@ use weir::device::canvas::{Canvas, Colour};
 use weir::device::software::pixels::Pixels;
 use weir::device::software::source::{self, SoftwareSource};
 use weir::device::{Device, Engine, Outputs, Sink};
-use weir::fault::Fault;
+use weir::fault::{Fault, Who};
 use weir::flow::detect::OutputShape;
 use weir::flow::still::Grid;
 use weir::frame::{Frame, Still};
@@ -29,6 +29,7 @@ struct Scripted;
 #[derive(Default)]
 struct Reader {
     slots: Vec<([f32; 4], f32)>,
+    done: Option<Seen>,
 }
 
 struct Seen(Vec<([f32; 4], f32)>);
@@ -76,9 +77,14 @@ impl Engine for Reader {
         Ok(Placement { scale_x: 1.0, scale_y: 1.0, offset_x: 0.0, offset_y: 0.0 })
     }
 
-    fn run(&mut self, count: usize) -> Result<Seen, Fault> {
+    fn submit(&mut self, count: usize) -> Result<(), Fault> {
         self.slots.resize(self.slots.len().max(count), ([0.0; 4], 0.0));
-        Ok(Seen(self.slots[..count].to_vec()))
+        self.done = Some(Seen(self.slots[..count].to_vec()));
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<Seen, Fault> {
+        self.done.take().ok_or_else(|| Fault::new(Who::Bug, "collect", "there is no batch"))
     }
 }
 
