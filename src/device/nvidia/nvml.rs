@@ -163,7 +163,7 @@ impl Nvml {
     pub fn read(&self) -> Report {
         let (f, gpu) = (&self.functions, self.handle);
         let percent = |percent: c_uint| f64::from(percent) / 100.0;
-        // SAFETY, of this and of all that follow: the library is initialised, the handle is its own, and each place is of the type that
+        // SAFETY: (of this and of all that follow) the library is initialised, the handle is its own, and each place is of the type that
         // the header says.
         let utilization = ask(|to: &mut Utilization| unsafe { (f.utilization)(gpu, to) });
         let mut period = 0;
