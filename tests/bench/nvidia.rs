@@ -101,7 +101,7 @@ fn main() {
         manifest,
         figures: Mutex::default(),
     };
-    let parts: [(&str, fn(&Bench)); 7] = [
+    let parts: [(&str, Part); 7] = [
         ("ways", Bench::ways),
         ("engine", Bench::engine),
         ("decode", Bench::decode),
@@ -120,6 +120,8 @@ fn main() {
         std::fs::write(file, format!("{figures:#}\n")).expect("the figures can be written");
     }
 }
+
+type Part = fn(&Bench);
 
 struct Bench {
     clock: SystemClock,
