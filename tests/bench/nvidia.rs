@@ -101,8 +101,12 @@ fn main() {
         manifest,
         figures: Mutex::default(),
     };
+<<<<<<< HEAD
     type Part = (&'static str, fn(&Bench));
     let parts: [Part; 7] = [
+=======
+    let parts: [(&str, Part); 7] = [
+>>>>>>> gpu
         ("ways", Bench::ways),
         ("engine", Bench::engine),
         ("decode", Bench::decode),
@@ -121,6 +125,8 @@ fn main() {
         std::fs::write(file, format!("{figures:#}\n")).expect("the figures can be written");
     }
 }
+
+type Part = fn(&Bench);
 
 struct Bench {
     clock: SystemClock,
