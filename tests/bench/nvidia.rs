@@ -101,12 +101,7 @@ fn main() {
         manifest,
         figures: Mutex::default(),
     };
-<<<<<<< HEAD
-    type Part = (&'static str, fn(&Bench));
-    let parts: [Part; 7] = [
-=======
     let parts: [(&str, Part); 7] = [
->>>>>>> gpu
         ("ways", Bench::ways),
         ("engine", Bench::engine),
         ("decode", Bench::decode),
