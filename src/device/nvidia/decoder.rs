@@ -447,7 +447,7 @@ impl Video {
         copied
     }
 
-    /// Sleeps until a picture is decoded. Mapping it would wait too, but awake: that is most of what a stream costs the CPU.
+    /// Sleeps until a picture is decoded. Mapping it would wait too, partly awake.
     fn await_decoded(&self, index: c_int) {
         let never = crossbeam_channel::never::<()>();
         for _ in 0..LOOK.1 {
