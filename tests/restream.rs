@@ -349,7 +349,9 @@ fn h265_goes_out_where_an_encoder_can_and_h264_elsewhere() {
         return;
     }
     assert_eq!(codec(&format!("{server}/street")), "hevc");
-    assert_eq!(ffmpeg(&format!("{server}/street"), 10, "tcp").expect("it plays").len(), 10 * 768 * 576);
+    // A viewer who comes in the moment in which the last one goes meets a stream that is being taken down: 503, and players ask again.
+    let played = until("it plays", || ffmpeg(&format!("{server}/street"), 10, "tcp").ok());
+    assert_eq!(played.len(), 10 * 768 * 576);
     assert!(encoded(&daemon, "street", "h265") >= 10.0);
     assert_eq!(encoded(&daemon, "street", "h264"), 0.0);
     println!("H.265 by {}", devices["video_encoder_h265"]["chosen"]);

@@ -536,7 +536,10 @@ mod tests {
             let stays = load.realtime + if asked.priority == Priority::Bulk { load.bulk } else { 0.0 };
             let rate = machine.batch as f64 / machine.curve.service(machine.batch).as_secs_f64();
             prop_assert!(stays + n * fps <= 0.7 * rate * (1.0 - lost) + 1e-6);
-            prop_assert!(machine.memory.is_none_or(|free| n * asked.stream.memory() <= free));
+            // Where pictures are on the GPU, only the pipeline is in main memory.
+            let host = if machine.gpu_memory.is_some() { PIPELINE_BYTES } else { asked.stream.memory() };
+            prop_assert!(machine.memory.is_none_or(|free| n * host <= free));
+            prop_assert!(machine.gpu_memory.is_none_or(|free| n * asked.stream.pictures() <= free));
         }
 
         /// More load, of any kind, or more cameras never make an answer better.
