@@ -131,11 +131,7 @@ impl State {
             "decode_cores": to(self.load.decode, 3),
             "decode_ns_per_pixel": self.machine.decode.map(|cost| to(cost * 1e9, 3)),
             "memory_available_mb": usage::available().map(|bytes| round(bytes / 1e6, 1.0)),
-            "gpu_memory_available_mb": board
-                .accelerator
-                .report()
-                .and_then(|report| report.memory_for_cameras())
-                .map(|bytes| round(bytes / 1e6, 1.0)),
+            "gpu_memory_available_mb": board.accelerator.memory_for_cameras().map(|bytes| round(bytes / 1e6, 1.0)),
         })
     }
 }
@@ -168,7 +164,7 @@ impl Admission {
     /// May these cameras come? Changes nothing. `None` before the engine is warm.
     pub fn ask(&self, asked: &Asked, board: &Board) -> Option<(Verdict, State)> {
         let state = self.state()?;
-        let gpu_memory = board.accelerator.report().and_then(|report| report.memory_for_cameras());
+        let gpu_memory = board.accelerator.memory_for_cameras();
         let machine = Machine { memory: usage::available(), gpu_memory, ..state.machine };
         Some((machine.admit(asked, &state.load), state))
     }

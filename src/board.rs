@@ -140,6 +140,11 @@ impl Accelerator {
     pub fn report(&self) -> Option<Report> {
         self.0.get().and_then(|report| report())
     }
+
+    /// Bytes that are left for cameras; `None`: pictures are in main memory, or nobody says.
+    pub fn memory_for_cameras(&self) -> Option<f64> {
+        self.report()?.memory_for_cameras()
+    }
 }
 
 impl std::fmt::Debug for Accelerator {

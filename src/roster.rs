@@ -29,8 +29,6 @@ use crate::stage::ingest::{Ingest, Never};
 use crate::supervise::{self, Worker};
 use crate::video::{Audience, rtsp};
 
-/// The fastest camera that a ring is sized for.
-pub(crate) const MOST_FPS: u128 = 60;
 /// What a camera is taken for while none is online: frames a second, pixels.
 const UNKNOWN: (f64, f64) = (25.0, 1920.0 * 1080.0);
 /// A camera's thread has so long to end.
@@ -241,7 +239,8 @@ impl<D: Device> Roster<D> {
 
     /// Seats a camera and starts it. False, said in the log, when that cannot be.
     fn come(&mut self, camera: &Camera, cap: Option<f64>) -> bool {
-        let Some(id) = self.wiring.board.seat(&camera.name, terms(camera, cap)) else {
+        let terms = terms(camera, cap);
+        let Some(id) = self.wiring.board.seat(&camera.name, terms) else {
             tracing::error!(
                 camera = &*camera.name,
                 "More than {} different cameras have come since the start: restart weir for this one.",
@@ -253,8 +252,7 @@ impl<D: Device> Roster<D> {
         if !self.wiring.audience.cameras().contains(&id) {
             self.wiring.audience.add(id, &camera.name);
         }
-        let mut settings = settings(camera);
-        settings.max_fps = terms(camera, cap).max_fps;
+        let settings = CameraSettings { max_fps: terms.max_fps, ..settings(camera) };
         let port = self.wiring.harbour.open(id, settings);
         match self.launch(id, camera, port) {
             Ok(()) => true,
@@ -405,10 +403,9 @@ pub fn settings(camera: &Camera) -> CameraSettings {
     // A lossless file waits for room by itself and must not be thinned, however slow the engine is.
     let lossless = matches!(camera.source, Source::File { realtime: false, .. });
     let ring = if lossless { Duration::from_secs(3600) } else { camera.ring };
-    let frames = camera.ring.as_millis() * MOST_FPS / 1000;
     CameraSettings {
         ring,
-        max_frames: usize::try_from(frames.max(2)).unwrap_or(2),
+        max_frames: camera.ring_frames(),
         drop_policy: camera.drop_policy,
         backlog_frames: camera.backlog_frames,
         priority: camera.priority,

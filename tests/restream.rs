@@ -20,6 +20,21 @@ use serde_json::Value;
 use wait::until;
 use watch::{Stream, encoded, ffmpeg, gstreamer_plays, memory, metric, rtsp_film, turn, viewer};
 
+/// A daemon with this camera, online, whose viewers need a password.
+fn guarded(port: u16, camera: &str, sim: &Sim) -> Daemon {
+    let daemon = Daemon::spawn_with(
+        &format!(
+            "[rtsp_server]\nbind = \"127.0.0.1:{port}\"\nuser = \"viewer\"\npassword_env = \"RTSP_PASSWORD\"\n[cameras.{camera}]\nsource = {:?}\n",
+            sim.url
+        ),
+        "[model]\nname = \"coco-ssd\"\n",
+        &[("RTSP_PASSWORD", "s3cret")],
+    );
+    until("the daemon to be ready", || daemon.get("/readyz").ok());
+    daemon.wait_state(camera, "online");
+    daemon
+}
+
 #[test]
 fn rtsp_out_plays_in_ffmpeg_over_tcp_and_udp_with_one_encode_for_all() {
     let _turn = turn();
@@ -96,16 +111,7 @@ fn rtsp_out_asks_who_watches() {
     }
     let port = free_port();
     let sim = Sim::start(&["--pattern", "ball", "--size", "320x240"]);
-    let daemon = Daemon::spawn_with(
-        &format!(
-            "[rtsp_server]\nbind = \"127.0.0.1:{port}\"\nuser = \"viewer\"\npassword_env = \"RTSP_PASSWORD\"\n[cameras.ball]\nsource = {:?}\n",
-            sim.url
-        ),
-        "[model]\nname = \"coco-ssd\"\n",
-        &[("RTSP_PASSWORD", "s3cret")],
-    );
-    until("the daemon to be ready", || daemon.get("/readyz").ok());
-    daemon.wait_state("ball", "online");
+    let daemon = guarded(port, "ball", &sim);
     let watch = |login: &str| ffmpeg(&format!("rtsp://{login}127.0.0.1:{port}/ball"), 2, "tcp");
     assert!(watch("").unwrap_err().contains("401"));
     assert!(watch("viewer:wrong@").unwrap_err().contains("401"));
@@ -367,16 +373,7 @@ fn retina_plays_it_and_fifty_of_its_sessions_cost_one_encode() {
     let port = free_port();
     let file = daemon::street();
     let sim = Sim::start(&["--file", file.to_str().unwrap()]);
-    let daemon = Daemon::spawn_with(
-        &format!(
-            "[rtsp_server]\nbind = \"127.0.0.1:{port}\"\nuser = \"viewer\"\npassword_env = \"RTSP_PASSWORD\"\n[cameras.street]\nsource = {:?}\n",
-            sim.url
-        ),
-        "[model]\nname = \"coco-ssd\"\n",
-        &[("RTSP_PASSWORD", "s3cret")],
-    );
-    until("the daemon to be ready", || daemon.get("/readyz").ok());
-    daemon.wait_state("street", "online");
+    let daemon = guarded(port, "street", &sim);
     let url = format!("rtsp://127.0.0.1:{port}/street");
     assert!(other::watch(&url, ("viewer", "wrong"), 1, 1)[0].is_err());
     let one = other::watch(&url, ("viewer", "s3cret"), 1, 20).remove(0).expect("retina plays it");

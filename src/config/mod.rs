@@ -494,6 +494,14 @@ pub struct Camera {
     pub restream: Restream,
 }
 
+impl Camera {
+    /// Frames that its ring has room for: at the rate of the fastest camera, and at least two.
+    pub fn ring_frames(&self) -> usize {
+        const MOST_FPS: u128 = 60;
+        usize::try_from(self.ring.as_millis() * MOST_FPS / 1000).unwrap_or(usize::MAX).max(2)
+    }
+}
+
 /// What nobody may see of a camera. Holds for every picture that leaves the box, not for the analysis.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Privacy {

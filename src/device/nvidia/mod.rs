@@ -219,8 +219,7 @@ impl Device for Nvidia {
 
 /// Pictures of a camera that may be on the GPU at a time.
 fn most_pictures(camera: &config::Camera) -> usize {
-    let frames = camera.ring.as_millis() * crate::roster::MOST_FPS / 1000;
-    usize::try_from(frames).unwrap_or(usize::MAX).max(2).saturating_add(BEYOND_RING)
+    camera.ring_frames().saturating_add(BEYOND_RING)
 }
 
 fn upload(pool: &Arc<Pool>, layout: Layout, bytes: &[u8]) -> Result<Pixels, Fault> {
