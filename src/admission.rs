@@ -8,8 +8,6 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
-
 use crate::board::{Board, Link};
 use crate::clock::Tick;
 use crate::config::{Config, Infer, Priority};
@@ -27,7 +25,8 @@ const FRESH: f64 = 0.3;
 const NAMED: usize = 8;
 
 /// How the cameras that run stand.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Standing {
     /// ρ ≤ 0.7: each gets all it asks for, in time.
     #[default]
@@ -102,38 +101,6 @@ pub struct State {
     pub standing: Standing,
     /// Frames a second that the engine has for each camera, by [`CameraId`].
     pub fair: Vec<f64>,
-}
-
-impl State {
-    /// For `/api/v1/flow`.
-    ///
-    /// `rho`; `rho_max`; `verdict` `fits|tight|degraded`; `ceiling`; `capacity_fps` at `rho_max` beside the decoding that there is; `fair_fps` by
-    /// camera; `cores`, `engine_cores`, `decode_cores`; `decode_ns_per_pixel` (null while unknown); `memory_available_mb`;
-    /// `gpu_memory_available_mb` beyond the headroom (null where pictures are in main memory).
-    pub fn to_json(&self, board: &Board) -> Value {
-        let round = |x: f64, unit: f64| (x / unit).round() * unit;
-        let to = |x: f64, digits: i32| {
-            let unit = 10f64.powi(digits);
-            (x * unit).round() / unit
-        };
-        let fair = board.cameras().zip(&self.fair).filter(|(card, _)| !card.is_removed());
-        let fair: Map<String, Value> =
-            fair.map(|(card, fps)| (card.name.to_string(), json!(to(*fps, 1)))).collect();
-        json!({
-            "rho": to(self.rho, 3),
-            "rho_max": RHO_MAX,
-            "verdict": self.standing.name(),
-            "ceiling": self.ceiling.name(),
-            "capacity_fps": to(self.machine.budget(self.load.decode), 1),
-            "fair_fps": fair,
-            "cores": self.machine.cores,
-            "engine_cores": self.machine.engine_cores,
-            "decode_cores": to(self.load.decode, 3),
-            "decode_ns_per_pixel": self.machine.decode.map(|cost| to(cost * 1e9, 3)),
-            "memory_available_mb": usage::available().map(|bytes| round(bytes / 1e6, 1.0)),
-            "gpu_memory_available_mb": board.accelerator.memory_for_cameras().map(|bytes| round(bytes / 1e6, 1.0)),
-        })
-    }
 }
 
 #[derive(Debug, Default)]

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::R
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::admission::Admission;
 use crate::clock::{Tick, Wall};
@@ -359,21 +360,29 @@ impl Link {
         }
     }
 
-    /// The same for the API and for MQTT's retained status: `state`, `since` (RFC 3339), `reason`, `video`;
-    /// what does not apply is null.
-    pub fn to_json(&self) -> Map<String, Value> {
+    /// The same for subscribers.
+    pub fn status(&self) -> Status {
         let (since, reason, video) = match self {
             Link::Connecting | Link::Removed => (None, None, None),
-            Link::Online { video, since } => (Some(since), None, Some(video)),
-            Link::Offline { reason, since } => (Some(since), Some(reason), None),
+            Link::Online { video, since } => (Some(since), None, Some(video.clone())),
+            Link::Offline { reason, since } => (Some(since), Some(reason.clone()), None),
         };
-        let mut map = Map::new();
-        map.insert("state".into(), self.name().into());
-        map.insert("since".into(), json!(since.map(|wall| wall.rfc3339())));
-        map.insert("reason".into(), json!(reason));
-        map.insert("video".into(), json!(video));
-        map
+        Status { state: self.name(), since: since.map(|wall| wall.rfc3339()), reason, video }
     }
+}
+
+/// A camera's connection, as the API and MQTT's retained status tell it; what does not apply is null.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Status {
+    /// The first attempt is under way, pictures come, it failed and will be tried again, it was taken out.
+    #[schemars(extend("enum" = ["connecting", "online", "offline", "removed"]))]
+    pub state: &'static str,
+    /// RFC 3339 in UTC: since when it is online or offline.
+    pub since: Option<String>,
+    /// Why it is offline.
+    pub reason: Option<Reason>,
+    /// What it delivers while it is online.
+    pub video: Option<Video>,
 }
 
 /// Counts frames in and fates; in = Σ fates + in flight.

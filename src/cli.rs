@@ -289,9 +289,25 @@ pub enum ConfigCommand {
     /// Print every key with its meaning, range and default, as a file to start from
     #[command(after_long_help = "Example:\n  weir config reference > weir.toml")]
     Reference,
-    /// Print the JSON Schema of the events that weir sends (weir.event/1)
-    #[command(after_long_help = "Example:\n  weir config schema > weir.event-1.schema.json")]
-    Schema,
+    /// Print the JSON Schema of what weir says: of its events (weir.event/1), or of the API's answers (weir.api/1)
+    #[command(
+        after_long_help = "Example:\n  weir config schema > weir.event-1.schema.json\n  weir config schema api > weir.api-1.schema.json"
+    )]
+    Schema {
+        /// Which one
+        #[arg(value_enum, default_value_t)]
+        of: Schema,
+    },
+}
+
+/// What there is a schema of.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub enum Schema {
+    /// Events over MQTT, SSE and the API
+    #[default]
+    Events,
+    /// The API's answers
+    Api,
 }
 
 /// Reads the command line, does what it says, and gives the exit code.
@@ -322,7 +338,13 @@ fn dispatch(command: Command) -> ExitCode {
             commands::convert(&manifest, &from, &output)
         }
         Command::Config(ConfigCommand::Reference) => print(&config::reference()),
-        Command::Config(ConfigCommand::Schema) => print(&format!("{:#}\n", crate::event::schema())),
+        Command::Config(ConfigCommand::Schema { of }) => print(&format!(
+            "{:#}\n",
+            match of {
+                Schema::Events => crate::event::schema(),
+                Schema::Api => crate::http::answers::schema(),
+            }
+        )),
     }
 }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::board::{Board, Link, Terms};
@@ -20,7 +19,7 @@ use crate::device::{Device, Engine};
 use crate::event::{Draft, Kind, Reason};
 use crate::fault::{Fault, Who};
 use crate::flow::batch::CameraSettings;
-use crate::flow::capacity::{Asked, Stream, Verdict};
+use crate::flow::capacity::{Asked, Ceiling, Stream, Verdict};
 use crate::frame::CameraId;
 use crate::intake::{Harbour, Port};
 use crate::model::spec::ModelSpec;
@@ -63,22 +62,9 @@ pub struct Refused {
     /// Its name.
     pub name: Arc<str>,
     /// What binds.
-    pub ceiling: &'static str,
+    pub ceiling: Ceiling,
     /// When asking again may help.
     pub retry_after: Duration,
-}
-
-impl Applied {
-    /// For the API: `added`, `changed`, `removed`, `refused` and `restart` are lists of names; `capped` has frames a second by name.
-    pub fn to_json(&self) -> Value {
-        let capped: serde_json::Map<String, Value> =
-            self.capped.iter().map(|(name, fps)| (name.to_string(), json!(fps))).collect();
-        let refused: Vec<&str> = self.refused.iter().map(|r| &*r.name).collect();
-        json!({
-            "added": self.added, "changed": self.changed, "removed": self.removed, "capped": capped,
-            "refused": refused, "restart": self.restart,
-        })
-    }
 }
 
 /// What each camera is wired to.
@@ -190,7 +176,7 @@ impl<D: Device> Roster<D> {
                     }
                     Verdict::Refuse { ceiling, retry_after } => {
                         fit -= 1;
-                        refusal = Some((ceiling.name(), retry_after));
+                        refusal = Some((ceiling, retry_after));
                     }
                 }
             }
@@ -370,7 +356,7 @@ fn tell(applied: &Applied) {
     for Refused { name, ceiling, .. } in refused {
         tracing::warn!(
             camera = &**name,
-            ceiling,
+            ceiling = ceiling.name(),
             "There is no room for the camera, so it was not started; /api/v1/flow shows what there is."
         );
     }

@@ -25,7 +25,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::board::Board;
 use crate::clock::{Clock, SystemClock, bell};
-use crate::config::{Config, Execution, Infer as InferSettings, Priority, Provider};
+use crate::config::{Codec, Config, Execution, Infer as InferSettings, Priority, Provider};
 use crate::device::nvidia::Nvidia;
 use crate::device::software::Software;
 use crate::device::{Device, Engine};
@@ -197,11 +197,10 @@ impl<D: Device> Daemon<D> {
             orders: order.clone(),
             devices: {
                 let (encoders, board) = (Arc::clone(&encoders), Arc::clone(&board));
-                Arc::new(move || {
-                    let mut devices = encoders.report();
-                    devices["gpus"] =
-                        serde_json::json!(board.accelerator.report().into_iter().collect::<Vec<_>>());
-                    devices
+                Arc::new(move || http::answers::Devices {
+                    video_encoder: encoders.choice(Codec::H264).unwrap_or_default(),
+                    video_encoder_h265: encoders.choice(Codec::H265),
+                    gpus: board.accelerator.report().into_iter().collect(),
                 })
             },
         };

@@ -11,6 +11,8 @@ mod wait;
 use std::path::PathBuf;
 use std::process::Command;
 
+use sha2::{Digest, Sha256};
+
 use daemon::{Daemon, Sim, free_port, ready, root, street};
 
 /// Chromium under the names that Debian and others give it; `None` where there is none.
@@ -22,6 +24,41 @@ fn chromium() -> Option<PathBuf> {
         .iter()
         .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
         .find(|file| file.is_file())
+}
+
+/// What `cargo xtask setup` fetched from the npm registry for this lock file.
+fn packages() -> PathBuf {
+    let lock = std::fs::read(root().join("tests/dashboard/package-lock.json")).expect("it is here");
+    let hash: String = Sha256::digest(&lock).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    weir::config::cache_dir().join(format!("dashboard-{hash}"))
+}
+
+/// The page's script uses no field that the API does not have, and handles those that may be null.
+#[test]
+fn the_script_agrees_with_the_schema_of_the_api() {
+    let packages = packages();
+    if !packages.is_dir() {
+        println!("skipped: no {} (`cargo xtask setup` fetches it)", packages.display());
+        return;
+    }
+    let path = root().join("assets/weir.api-1.d.ts");
+    let mut made = Command::new("node");
+    made.arg(root().join("tests/dashboard/types.mjs")).arg(&packages);
+    let made = made.arg(root().join("assets/weir.api-1.schema.json")).output().expect("node runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    if std::env::var_os("WEIR_BLESS").is_some() {
+        std::fs::write(&path, &made.stdout).unwrap();
+    }
+    let stored = std::fs::read(&path).unwrap_or_default();
+    assert!(
+        stored == made.stdout,
+        "stale: run the tests once with WEIR_BLESS=1 and review the diff of {}",
+        path.display()
+    );
+    let mut check = Command::new(packages.join("node_modules/.bin/tsc"));
+    let check =
+        check.arg("--project").arg(root().join("tests/dashboard/tsconfig.json")).output().expect("it runs");
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
 }
 
 #[test]
@@ -48,7 +85,7 @@ fn the_dashboard_works_in_a_browser() {
     if !ready(test) {
         return;
     }
-    let playwright = weir::config::cache_dir().join("playwright-core-1.65.1/package");
+    let playwright = packages().join("node_modules/playwright-core");
     let (true, Some(chromium)) = (playwright.is_dir(), chromium()) else {
         println!(
             "skipped: {test}: no Chromium or no {} (`cargo xtask setup` fetches them)",

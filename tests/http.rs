@@ -66,6 +66,49 @@ fn cameras_and_metrics_tell_the_same_ledger() {
     net.stop();
 }
 
+/// Every answer is what `assets/weir.api-1.schema.json` says.
+#[test]
+fn answers_follow_the_schema_of_the_api() {
+    let schema: serde_json::Value =
+        serde_json::from_str(include_str!("../assets/weir.api-1.schema.json")).expect("the schema is JSON");
+    let net = Net::new(1_000, limits());
+    let card = net.board.camera(CameraId(0));
+    card.ledger.admit();
+    let video = Video { width: 1280, height: 720, fps: None, codec: "h265".into() };
+    card.set_link(Link::Online { video, since: Wall(1_767_225_600_000_000_000) });
+    card.note_latency(net.clock.now(), Duration::from_millis(40));
+    let rungs = [Rung { frames: 1, service: Duration::from_millis(10) }];
+    let objective =
+        Objective { target: Duration::from_millis(100), max_wait: Duration::from_millis(30), max_batch: 4 };
+    let pacer = Pacer::new(objective, Curve::new(&rungs));
+    let flow = &net.board.flow;
+    let answers = [
+        ("/api/v1/cameras", "cameras"),
+        ("/api/v1/flow", "flow"),
+        ("/api/v1/devices", "devices"),
+        ("/api/v1/events", "events"),
+        ("/healthz", "healthz"),
+        ("/readyz", "readyz"),
+        ("/api/v1/cameras/nobody", "error"),
+        ("/nowhere", "error"),
+    ];
+    for warm in [false, true] {
+        if warm {
+            flow.publish(pacer.pace(), *pacer.curve());
+        }
+        for (path, kind) in answers {
+            let (_, answer) = get_json(&net.url(path));
+            let part =
+                serde_json::json!({ "$ref": schema["properties"][kind]["$ref"], "$defs": schema["$defs"] });
+            let validator = jsonschema::validator_for(&part).expect("the schema is one");
+            let wrong: Vec<String> =
+                validator.iter_errors(&answer).map(|e| format!("{}: {e}", e.instance_path())).collect();
+            assert!(wrong.is_empty(), "{path}: {wrong:?} in {answer}");
+        }
+    }
+    net.stop();
+}
+
 #[test]
 fn health_and_readiness_say_what_is_wrong() {
     let net = Net::new(1_000, limits());

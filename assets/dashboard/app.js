@@ -2,7 +2,20 @@
 
 import { Plot } from './plot.js';
 
-const $ = (id) => document.getElementById(id);
+/** @typedef {import('../weir.api-1').Camera} Camera */
+/** @typedef {import('../weir.api-1').Event} WeirEvent */
+/** @typedef {'overrun' | 'stale' | 'skipped' | 'decode_error' | 'failed'} Fate */
+
+/**
+ * An element of this page, of the kind that it is there.
+ * @template {HTMLElement} [T=HTMLElement]
+ * @param {string} id
+ * @param {new () => T} [_kind]
+ */
+const $ = (id, _kind) => /** @type {T} */ (document.getElementById(id));
+const large = $('large', HTMLDialogElement);
+const picture = $('large-picture', HTMLImageElement);
+/** @type {Fate[]} */
 const FATES = ['overrun', 'stale', 'skipped', 'decode_error', 'failed'];
 const KINDS = ['track.started', 'track.updated', 'track.ended', 'zone.entered', 'zone.left', 'zone.dwell', 'line.crossed',
   'camera.online', 'camera.offline', 'camera.changed'];
@@ -13,15 +26,27 @@ const PICTURE_EVERY_MS = 200;
 const OFFLINE_EVERY_MS = 5000;
 const MOST_EVENTS = 200;
 
+/** @param {number | null | undefined} value */
 const number = (value, digits = 0) => (value == null ? '–' : value.toFixed(digits));
+/** @param {string | null} text */
 const clock = (text) => (text ? text.slice(11, 19) : '–');
 
-async function ask(path) {
+/**
+ * @template {keyof import('../weir.api-1').WeirApi1} K
+ * @param {string} path
+ * @param {K} _kind which answer it is
+ * @returns {Promise<import('../weir.api-1').WeirApi1[K]>}
+ */
+async function ask(path, _kind) {
   const answer = await fetch(path, { cache: 'no-store' });
   if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
   return answer.json();
 }
 
+/**
+ * @template {keyof HTMLElementTagNameMap} K
+ * @param {K} kind
+ */
 function make(kind, words = '', name = '') {
   const element = document.createElement(kind);
   if (words) element.textContent = words;
@@ -30,6 +55,7 @@ function make(kind, words = '', name = '') {
 }
 
 // Writes only what has changed: a screen reader hears of every write.
+/** @param {HTMLElement} element @param {string} words */
 function say(element, words) {
   if (element.textContent !== words) element.textContent = words;
 }
@@ -40,12 +66,16 @@ function say(element, words) {
 const tiles = new Map();
 
 class Tile {
+  /** @param {string} name */
   constructor(name) {
     this.name = name;
     this.state = '';
     this.visible = false;
     this.busy = false;
     this.next = 0;
+    this.turn = 0;
+    /** @type {Camera | null} */
+    this.camera = null;
     this.item = make('li');
     this.button = make('button', '', 'picture');
     this.button.type = 'button';
@@ -68,6 +98,7 @@ class Tile {
     seen.observe(this.item);
   }
 
+  /** @param {Camera} camera */
   show(camera) {
     this.camera = camera;
     if (this.state !== camera.state) {
@@ -81,9 +112,10 @@ class Tile {
     this.facts.forEach((element, i) => say(element, values[i]));
     const lost = FATES.filter((fate) => camera.frames[fate] > 0);
     const total = camera.frames.in || 1;
+    /** @param {Fate} fate */
     const part = (fate) => `${fate.replace('_', ' ')} ${camera.frames[fate]} (${((camera.frames[fate] / total) * 100).toFixed(1)} %)`;
     const words = lost.length ? lost.map(part).join(' · ') : 'no frame left out';
-    say(this.lost, camera.state === 'offline' ? `${camera.reason.message} · since ${clock(camera.since)} · ${words}` : words);
+    say(this.lost, camera.state === 'offline' ? `${camera.reason?.message} · since ${clock(camera.since)} · ${words}` : words);
   }
 
   async refresh() {
@@ -115,12 +147,12 @@ const seen = new IntersectionObserver((entries) => {
 // Gives each visible camera its turn; the one that has waited longest comes first.
 let turn = 0;
 function pump() {
-  if (document.hidden || $('large').open) return;
+  if (document.hidden || large.open) return;
   const all = [...tiles.values()];
   let free = PICTURES_AT_A_TIME - all.filter((tile) => tile.busy).length;
   const now = performance.now();
   const waiting = all.filter((tile) => tile.visible && !tile.busy && tile.next <= now);
-  waiting.sort((a, b) => (a.turn ?? 0) - (b.turn ?? 0));
+  waiting.sort((a, b) => a.turn - b.turn);
   for (const tile of waiting) {
     if (free-- <= 0) break;
     tile.turn = ++turn;
@@ -129,7 +161,7 @@ function pump() {
 }
 
 async function cameras() {
-  const { node, cameras } = await ask('/api/v1/cameras');
+  const { node, cameras } = await ask('/api/v1/cameras', 'cameras');
   say($('node'), `· ${node}`);
   document.title = `weir · ${node}`;
   for (const camera of cameras) {
@@ -147,42 +179,47 @@ async function cameras() {
     tile.item.remove();
     tiles.delete(name);
   }
+  /** @param {string} state */
   const count = (state) => cameras.filter((camera) => camera.state === state).length;
   const away = cameras.filter((camera) => camera.state !== 'online').map((camera) => camera.name);
   say($('summary'), `${count('online')} of ${cameras.length} cameras online${away.length ? `; not: ${away.join(', ')}` : ''}`);
-  const open = large && tiles.get(large)?.camera;
+  const open = tiles.get(enlarged)?.camera;
   if (open) say($('large-text'), `${open.state} · ${number(open.fps_in, 1)} frames/s · p95 ${number(open.latency_ms?.p95)} ms`);
   pump();
 }
 
 // ---- one camera, large
 
-let large = '';
+let enlarged = '';
+
+const annotated = $('annotated', HTMLInputElement);
 
 function stream() {
-  const annotated = $('annotated').checked ? 1 : 0;
-  $('large-picture').src = `/api/v1/cameras/${large}/stream.mjpg?annotated=${annotated}&t=${Date.now()}`;
+  const boxes = annotated.checked ? 1 : 0;
+  picture.src = `/api/v1/cameras/${enlarged}/stream.mjpg?annotated=${boxes}&t=${Date.now()}`;
 }
 
+/** @param {Tile} tile */
 function enlarge(tile) {
-  large = tile.name;
+  enlarged = tile.name;
   $('large-title').textContent = tile.name;
-  $('large-picture').alt = `${tile.name}, live picture`;
-  $('large').showModal();
+  picture.alt = `${tile.name}, live picture`;
+  large.showModal();
   stream();
 }
 
-$('annotated').addEventListener('change', stream);
-$('close').addEventListener('click', () => $('large').close());
-$('large').addEventListener('close', () => {
+annotated.addEventListener('change', stream);
+$('close').addEventListener('click', () => large.close());
+large.addEventListener('close', () => {
   // Ends the stream: an image that is only hidden goes on being loaded.
-  $('large-picture').removeAttribute('src');
-  large = '';
+  picture.removeAttribute('src');
+  enlarged = '';
   pump();
 });
 
 // ---- flow
 
+/** @param {number} value */
 const ms = (value) => `${number(value, 1)} ms`;
 const plots = {
   wait: new Plot($('plots'), 'Wait limit Δ', ms),
@@ -192,7 +229,7 @@ const plots = {
 };
 
 async function flow() {
-  const { pace, slo_p95_ms: target } = await ask('/api/v1/flow');
+  const { pace, slo_p95_ms: target } = await ask('/api/v1/flow', 'flow');
   plots.wait.add(pace?.wait_limit_ms);
   plots.batch.add(pace?.mean_batch_frames, pace?.batch_limit_frames);
   plots.p95.add(pace?.p95_ms, target);
@@ -203,9 +240,12 @@ async function flow() {
 // ---- events
 
 let paused = false;
+const updates = $('updates', HTMLInputElement);
+const list = $('events');
 
+/** @param {WeirEvent} event */
 function note(event) {
-  if (paused || (event.kind === 'track.updated' && !$('updates').checked)) return;
+  if (paused || (event.kind === 'track.updated' && !updates.checked)) return;
   const item = make('li');
   const time = make('time', clock(event.time));
   time.dateTime = event.time;
@@ -214,17 +254,18 @@ function note(event) {
   if (event.zone) item.append(make('span', event.zone.name));
   if (event.line) item.append(make('span', `${event.line.name} ${event.line.direction.replace('_', ' ')}`));
   if (event.reason) item.append(make('span', event.reason.message));
-  item.dataset.seq = event.seq;
+  item.dataset.seq = String(event.seq);
   put(item);
 }
 
+/** @param {HTMLElement} item */
 function put(item) {
-  $('events').prepend(item);
-  while ($('events').childElementCount > MOST_EVENTS) $('events').lastElementChild.remove();
+  list.prepend(item);
+  while (list.childElementCount > MOST_EVENTS) list.lastElementChild?.remove();
 }
 
 async function events() {
-  const { last } = await ask('/api/v1/events?limit=1');
+  const { last } = await ask('/api/v1/events?limit=1', 'events');
   const source = new EventSource(`/api/v1/events/stream?after=${Math.max(0, last - 50)}`);
   for (const kind of KINDS) source.addEventListener(kind, (message) => note(JSON.parse(message.data)));
   source.addEventListener('weir.gap', (message) => put(make('li', `${JSON.parse(message.data).lost ?? 'some'} events were missed`)));
@@ -238,13 +279,14 @@ $('pause').addEventListener('click', () => {
 // ---- the box
 
 async function devices() {
-  const { video_encoder: encoder } = await ask('/api/v1/devices');
+  const { video_encoder: encoder } = await ask('/api/v1/devices', 'devices');
   const failed = (encoder?.trials ?? []).filter((trial) => trial.problem).map((trial) => `${trial.encoder}: ${trial.problem}`);
   const chosen = encoder?.chosen ? `RTSP out is encoded by ${encoder.chosen}` : failed.length ? 'No video encoder works here' : 'RTSP out is off';
   say($('devices'), failed.length ? `${chosen} (${failed.join('; ')})` : chosen);
 }
 
 // Asks again and again, a second after each answer; trouble is told once and mended by the next answer.
+/** @param {() => Promise<void>} work */
 async function keep(work) {
   for (;;) {
     try {
@@ -256,6 +298,7 @@ async function keep(work) {
   }
 }
 
+/** @param {() => Promise<void>} work */
 async function once(work) {
   for (;;) {
     try {

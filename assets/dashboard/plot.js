@@ -3,6 +3,7 @@
 const POINTS = 120;
 const SVG = 'http://www.w3.org/2000/svg';
 
+/** @param {string} kind */
 function line(kind) {
   const element = document.createElementNS(SVG, 'polyline');
   element.setAttribute('class', kind);
@@ -13,6 +14,7 @@ export class Plot {
   /** @param {HTMLElement} home @param {string} name @param {(value: number) => string} words */
   constructor(home, name, words) {
     this.words = words;
+    /** @type {(number | null)[]} */
     this.values = [];
     const figure = document.createElement('figure');
     const caption = document.createElement('figcaption');
@@ -36,6 +38,7 @@ export class Plot {
     this.value.textContent = value == null ? '–' : this.words(value);
     const known = this.values.filter((v) => v !== null);
     const top = Math.max(...known, limit ?? 0, 1e-9) * 1.1;
+    /** @param {number} v */
     const y = (v) => (100 - (v / top) * 100).toFixed(1);
     const first = POINTS - this.values.length;
     const points = this.values.map((v, i) => (v === null ? null : `${first + i},${y(v)}`));

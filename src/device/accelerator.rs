@@ -1,9 +1,10 @@
 //! What an accelerator says of itself: how busy and how full it is. What it does not say is `None`, never guessed.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// One reading of a GPU. Ratios are 0..=1.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Report {
     /// Which one, as CUDA counts: the metrics' label `gpu`.
     pub gpu: u32,

@@ -37,7 +37,7 @@ const SOON: Duration = Duration::from_secs(10);
 const LATE: Duration = Duration::from_secs(600);
 
 /// What binds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ceiling {
     /// The network's runs.

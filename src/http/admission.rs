@@ -17,8 +17,8 @@ use axum::extract::rejection::JsonRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
-use serde_json::json;
 
+use super::answers::{Admitted, Problem, Refused, Room, rounded};
 use super::{Shared, error};
 use crate::config::Priority;
 use crate::flow::capacity::{Asked, Stream, Verdict};
@@ -78,29 +78,28 @@ pub(super) async fn ask(
         let why = "the engine has not been measured yet";
         return (later(NOT_READY), error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why)).into_response();
     };
-    let mut answer = json!({
-        "rho": (state.rho * 1e3).round() / 1e3,
-        "capacity_fps": (state.machine.budget(state.load.decode) * 10.0).round() / 10.0,
-        "decode_known": state.machine.decode.is_some(),
-    });
-    match verdict {
-        Verdict::Accept => answer["verdict"] = "accept".into(),
-        Verdict::AcceptAt(fps) => {
-            answer["verdict"] = "accept_at".into();
-            answer["fps"] = fps.into();
-        }
+    let now = Room {
+        rho: rounded(state.rho, 3),
+        capacity_fps: rounded(state.machine.budget(state.load.decode), 1),
+        decode_known: state.machine.decode.is_some(),
+    };
+    let (verdict, fps) = match verdict {
+        Verdict::Accept => ("accept", None),
+        Verdict::AcceptAt(fps) => ("accept_at", Some(fps)),
         Verdict::Refuse { ceiling, retry_after } => {
-            let name = ceiling.name();
-            answer["code"] = "no_capacity".into();
-            answer["ceiling"] = name.into();
-            answer["message"] = format!(
-                "{} more of {}×{} at {} fps do not fit: the ceiling is {name}",
-                body.count, body.width, body.height, body.fps
-            )
-            .into();
-            let body = Json(json!({ "error": answer }));
+            let message = format!(
+                "{} more of {}×{} at {} fps do not fit: the ceiling is {}",
+                body.count,
+                body.width,
+                body.height,
+                body.fps,
+                ceiling.name()
+            );
+            let error =
+                Problem { code: "no_capacity".to_owned(), message, ceiling: Some(ceiling), now: Some(now) };
+            let body = Json(Refused { error, ..Refused::default() });
             return (StatusCode::SERVICE_UNAVAILABLE, later(retry_after), body).into_response();
         }
-    }
-    Json(answer).into_response()
+    };
+    Json(Admitted { verdict, fps, now }).into_response()
 }

@@ -20,10 +20,11 @@
 //! | `POST /api/v1/reload` | reads the configuration again: cameras come, change and go |
 //! | `POST /api/v1/infer?class=C&timeout_ms=N&tenant=T` | what the network sees in a picture |
 //!
-//! Every error is JSON: `{"error": {"code": "…", "message": "…"}}`.
+//! [`answers`] has what they say, as types. Every error is JSON: `{"error": {"code": "…", "message": "…"}}`.
 
 mod access;
 mod admission;
+pub mod answers;
 mod cameras;
 mod conn;
 mod dashboard;
@@ -45,10 +46,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use crossbeam_channel::Sender;
-use serde_json::json;
 use tokio::sync::Semaphore;
 
 pub use self::access::Access;
+use self::answers::{Health, Problem, Readiness, Refused};
 pub use self::infer::Inference;
 use crate::board::Board;
 use crate::clock::Clock;
@@ -88,7 +89,7 @@ pub struct Api {
     /// Has the configuration read again.
     pub orders: Sender<Order>,
     /// What `/api/v1/devices` says.
-    pub devices: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    pub devices: Arc<dyn Fn() -> answers::Devices + Send + Sync>,
 }
 
 /// What clients may use before they are refused or cut off.
@@ -250,10 +251,11 @@ fn router(shared: Arc<Shared>) -> Router {
 
 /// An error answer.
 fn error(status: StatusCode, code: &str, message: impl Into<String>) -> Response {
-    (status, Json(json!({ "error": { "code": code, "message": message.into() } }))).into_response()
+    let problem = Problem { code: code.to_owned(), message: message.into(), ..Problem::default() };
+    (status, Json(Refused { error: problem, ..Refused::default() })).into_response()
 }
 
-async fn devices(State(shared): State<Arc<Shared>>) -> Json<serde_json::Value> {
+async fn devices(State(shared): State<Arc<Shared>>) -> Json<answers::Devices> {
     Json((shared.api.devices)())
 }
 
@@ -261,7 +263,7 @@ async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
     let stuck = (shared.api.stuck)();
     let (status, word) =
         if stuck.is_empty() { (StatusCode::OK, "alive") } else { (StatusCode::SERVICE_UNAVAILABLE, "stuck") };
-    (status, Json(json!({ "status": word, "stuck": stuck }))).into_response()
+    (status, Json(Health { status: word, stuck })).into_response()
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
@@ -271,7 +273,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready")
     };
-    (status, Json(json!({ "status": word, "missing": missing }))).into_response()
+    (status, Json(Readiness { status: word, missing })).into_response()
 }
 
 async fn metrics_page(State(shared): State<Arc<Shared>>) -> impl IntoResponse {

@@ -11,9 +11,9 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use serde_json::json;
 use tokio::sync::oneshot;
 
+use super::answers::{Problem, Refused, Reloaded};
 use super::{Shared, error};
 use crate::roster::{Applied, Order};
 
@@ -34,23 +34,44 @@ pub(super) async fn post(State(shared): State<Arc<Shared>>, headers: HeaderMap) 
         return busy("the configuration is being read already");
     }
     match tokio::time::timeout(PATIENCE, answer).await {
-        Ok(Ok(Ok(applied))) => told(&applied),
+        Ok(Ok(Ok(applied))) => told(applied),
         Ok(Ok(Err(why))) => error(StatusCode::UNPROCESSABLE_ENTITY, "bad_configuration", why),
         Ok(Err(_)) => error(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the daemon is stopping"),
         Err(_) => busy("this takes long: it goes on, and the log will say what came of it"),
     }
 }
 
-fn told(applied: &Applied) -> Response {
-    let Some(last) = applied.refused.iter().max_by_key(|refused| refused.retry_after) else {
-        return Json(applied.to_json()).into_response();
+fn told(applied: Applied) -> Response {
+    let last = applied.refused.iter().max_by_key(|refused| refused.retry_after);
+    let Some((ceiling, retry_after)) = last.map(|refused| (refused.ceiling, refused.retry_after)) else {
+        return Json(Reloaded::from(applied)).into_response();
     };
-    let names: Vec<&str> = applied.refused.iter().map(|refused| &*refused.name).collect();
-    let message = format!("there is no room for {}: the ceiling is {}", names.join(", "), last.ceiling);
-    let body = json!({
-        "error": { "code": "no_capacity", "ceiling": last.ceiling, "message": message },
-        "applied": applied.to_json(),
-    });
-    let later = [(header::RETRY_AFTER, last.retry_after.as_secs().max(1).to_string())];
-    (StatusCode::SERVICE_UNAVAILABLE, later, Json(body)).into_response()
+    let applied = Reloaded::from(applied);
+    let error = Problem {
+        code: "no_capacity".to_owned(),
+        message: format!(
+            "there is no room for {}: the ceiling is {}",
+            applied.refused.join(", "),
+            ceiling.name()
+        ),
+        ceiling: Some(ceiling),
+        now: None,
+    };
+    let later = [(header::RETRY_AFTER, retry_after.as_secs().max(1).to_string())];
+    let body = Json(Refused { error, applied: Some(applied), results: None });
+    (StatusCode::SERVICE_UNAVAILABLE, later, body).into_response()
+}
+
+impl From<Applied> for Reloaded {
+    fn from(applied: Applied) -> Self {
+        let Applied { added, changed, removed, capped, refused, restart } = applied;
+        Reloaded {
+            added,
+            changed,
+            removed,
+            capped: capped.into_iter().collect(),
+            refused: refused.into_iter().map(|refused| refused.name).collect(),
+            restart,
+        }
+    }
 }

@@ -88,9 +88,10 @@ impl Outcome {
 }
 
 /// One object in a picture, ready to be told.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct Found {
     /// The model's name for it.
+    #[schemars(with = "String")]
     pub label: Arc<str>,
     /// Confidence, 0..=1.
     pub score: f32,

