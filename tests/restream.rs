@@ -12,6 +12,8 @@ mod wait;
 #[path = "support/watch.rs"]
 mod watch;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
@@ -182,6 +184,90 @@ fn a_stuck_rtsp_viewer_holds_nobody_up() {
     assert!(took < Duration::from_secs(6), "{took:?}");
     stuck.kill().unwrap();
     stuck.wait().unwrap();
+}
+
+/// A viewer that asks for the stream (RFC 2326, 10) and never reads it.
+fn never_reads(url: &str) -> TcpStream {
+    let host = url.trim_start_matches("rtsp://").split('/').next().expect("a host").to_owned();
+    let mut socket = TcpStream::connect(host).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    let mut session = String::new();
+    let control = format!("{url}/stream=0");
+    let transport = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n";
+    for (cseq, (method, target, fields)) in
+        [("DESCRIBE", url, ""), ("SETUP", &*control, transport), ("PLAY", url, "")].into_iter().enumerate()
+    {
+        let request = format!("{method} {target} RTSP/1.0\r\nCSeq: {}\r\n{session}{fields}\r\n", cseq + 1);
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = vec![0; 8192];
+        let read = socket.read(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+        assert!(answer.starts_with("RTSP/1.0 200"), "{method}: {answer}");
+        if let Some(line) = answer.lines().find(|line| line.starts_with("Session:")) {
+            session = format!("{}\r\n", line.split(';').next().expect("its name"));
+        }
+    }
+    socket
+}
+
+#[test]
+fn viewers_that_never_read_are_dropped_and_fifty_others_do_not_notice() {
+    let _turn = turn();
+    let test = "viewers_that_never_read_are_dropped_and_fifty_others_do_not_notice";
+    let Some((_sim, daemon, server)) = rtsp_film(test, "bitrate_kbps = 8000\n", "") else { return };
+    let url = format!("{server}/street");
+    let mut stuck: Vec<TcpStream> = (0..10).map(|_| never_reads(&url)).collect();
+    let silent = TcpStream::connect(server.trim_start_matches("rtsp://")).unwrap();
+    silent.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    stuck.push(silent);
+    // Longer than a session lives by itself.
+    let long = (
+        std::thread::spawn({
+            let url = url.clone();
+            move || ffmpeg(&url, 450, "tcp")
+        }),
+        std::thread::spawn({
+            let url = url.clone();
+            move || other::watch(&url, ("", ""), 1, 450).remove(0)
+        }),
+    );
+    let (before, inferred) =
+        (memory(&daemon), || daemon.camera("street")["frames"]["inferred"].as_u64().unwrap());
+    let analysed = inferred();
+    let seen = other::watch(&url, ("", ""), 50, 200);
+    let (analysed, grown) = (inferred() - analysed, memory(&daemon).saturating_sub(before));
+    println!("50 viewers beside 10 that never read: {analysed} frames analysed, {grown} MiB more");
+    for seen in seen {
+        let seen = seen.expect("each of the others plays");
+        assert!(seen.frames == 200 && seen.times_rise);
+    }
+    assert!(grown < 64, "{grown} MiB more");
+    let camera = daemon.camera("street");
+    assert_eq!((&camera["state"], &camera["frames"]["failed"]), (&"online".into(), &0.into()));
+    // What the kernel had taken for them is still there; then their connections are at their end.
+    for mut socket in stuck {
+        let mut rest = Vec::new();
+        (&mut socket).take(64 << 20).read_to_end(&mut rest).expect("it was closed");
+        assert!(rest.len() < 64 << 20, "it still goes on");
+    }
+    assert_eq!(long.0.join().unwrap().expect("ffmpeg plays on").len(), 450 * 768 * 576);
+    assert_eq!(long.1.join().unwrap().expect("retina plays on").frames, 450);
+}
+
+#[test]
+fn a_viewer_who_comes_while_the_last_one_goes_is_served() {
+    let _turn = turn();
+    let test = "a_viewer_who_comes_while_the_last_one_goes_is_served";
+    let Some((_sim, daemon, server)) = rtsp_film(test, "", "") else { return };
+    for path in ["street", "street/raw"] {
+        for turn in 0..30 {
+            let seen = other::watch(&format!("{server}/{path}"), ("", ""), 1, 1).remove(0);
+            assert!(seen.is_ok(), "{path}, viewer {turn}: {seen:?}");
+        }
+    }
+    until("everybody to be gone", || {
+        (metric(&daemon, "weir_video_viewers{camera=\"street\"}") == 0.0).then_some(())
+    });
 }
 
 /// Connections that the camera has, as the kernel lists them (proc_net(5)).
@@ -355,8 +441,8 @@ fn h265_goes_out_where_an_encoder_can_and_h264_elsewhere() {
         return;
     }
     assert_eq!(codec(&format!("{server}/street")), "hevc");
-    // A viewer who comes in the moment in which the last one goes meets a stream that is being taken down: 503, and players ask again.
-    let played = until("it plays", || ffmpeg(&format!("{server}/street"), 10, "tcp").ok());
+    // The probe has just gone: its stream is being taken down.
+    let played = ffmpeg(&format!("{server}/street"), 10, "tcp").expect("it plays");
     assert_eq!(played.len(), 10 * 768 * 576);
     assert!(encoded(&daemon, "street", "h265") >= 10.0);
     assert_eq!(encoded(&daemon, "street", "h264"), 0.0);

@@ -8,6 +8,8 @@
 //! Its own thread runs GLib's main loop. Cameras come and go by [`Server::add`] and [`Server::remove`]. Masks and `hide` are painted
 //! into `/NAME` and cannot be painted into `/NAME/raw`, which such a camera has only if its operator says so.
 
+mod factory;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -20,6 +22,7 @@ use secrecy::ExposeSecret;
 use server::gst_rtsp::{RTSPAuthMethod, RTSPStatusCode};
 use server::prelude::*;
 
+use self::factory::Factory;
 use super::encoder::Encoders;
 use super::restream::{Hold, Restream};
 use super::units::{Fed, Units};
@@ -32,6 +35,11 @@ use crate::frame::CameraId;
 
 /// Threads for viewers: one that waits for a stream's first picture holds only those up that share its thread.
 const THREADS: i32 = 4;
+
+/// A viewer that gives no sign of life for so many seconds is gone (RFC 2326, 12.37). Players send one at half of it.
+const SESSION: u32 = 30;
+/// And its connection is closed so many seconds later.
+const AFTER_SESSION: i32 = 2;
 
 /// A running server. Dropping it ends it.
 pub struct Server {
@@ -53,7 +61,7 @@ struct Shared {
 /// One camera.
 struct Mount {
     annotated: Arc<Restream>,
-    annotated_factory: server::RTSPMediaFactory,
+    annotated_factory: Factory,
     raw: Raw,
     /// Held by a camera that is encoded always.
     always: Mutex<Option<Hold>>,
@@ -61,7 +69,7 @@ struct Mount {
 
 /// `/NAME/raw`.
 enum Raw {
-    Open(Arc<Units>, server::RTSPMediaFactory),
+    Open(Arc<Units>, Factory),
     /// `raw = false`.
     Off,
     /// It would show what masks and `hide` cover.
@@ -165,10 +173,8 @@ impl Server {
     fn factory(
         &self,
         feed: impl Fn(gst_app::AppSrc) -> (Fed, Option<Hold>) + Send + Sync + 'static,
-    ) -> server::RTSPMediaFactory {
-        let factory = server::RTSPMediaFactory::new();
-        factory.set_shared(true);
-        factory.set_latency(0);
+    ) -> Factory {
+        let factory = Factory::new();
         if self.shared.settings.login.is_some() {
             factory.add_role_from_structure(
                 &gst::Structure::builder("viewer")
@@ -215,17 +221,19 @@ fn auth(login: &Login) -> server::RTSPAuth {
 }
 
 /// What the next stream is made of. [`Units`] sets the bounds of its queue.
-fn set_line(factory: &server::RTSPMediaFactory, format: super::units::Format) {
+fn set_line(factory: &Factory, format: super::units::Format) {
     factory.set_launch(&format!(
         "( appsrc name=show-rtp is-live=true format=time max-bytes=0 max-time=0 leaky-type=downstream ! {} )",
         format.to_rtp()
     ));
 }
 
-/// Refuses what cannot or may not be shown, and asks for a key frame when a viewer starts to play.
+/// Refuses what cannot or may not be shown, asks for a key frame when a viewer starts to play, and drops who is gone or stuck.
 fn watch_clients(rtsp: &server::RTSPServer, shared: &Arc<Shared>) {
     let shared = Arc::clone(shared);
     rtsp.connect_client_connected(move |_, client| {
+        client.set_post_session_timeout(AFTER_SESSION);
+        client.connect_new_session(|_, session| session.set_timeout(SESSION));
         let asked = Arc::clone(&shared);
         client.connect_pre_describe_request(move |_, context| {
             let (name, raw) = path_of(context);
