@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::lock;
 use crate::config::{Codec, Config};
+use crate::supervise::{self, Worker};
 
 /// The first picture of a hardware encoder takes this long where it loads firmware.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,8 +50,16 @@ impl Choice {
 #[derive(Default)]
 pub struct Encoders {
     order: Vec<String>,
-    /// By [`Codec`]; `None`: not asked for yet.
-    choices: Mutex<[Option<Choice>; 2]>,
+    /// By [`Codec`].
+    choices: Mutex<[State; 2]>,
+}
+
+#[derive(Default)]
+struct State {
+    /// `None`: not asked for yet.
+    choice: Option<Choice>,
+    /// The chosen one failed, and the next is being tried.
+    trying: bool,
 }
 
 impl Encoders {
@@ -66,10 +75,15 @@ impl Encoders {
         encoders
     }
 
-    /// The codec and encoder for who asks for this codec; H.264 where the machine has no other. `None`: nothing works.
+    /// The codec and encoder for who asks for this codec; H.264 where the machine has no other. `None`: nothing works, or the next one
+    /// is being tried.
     pub fn pick(&self, codec: Codec) -> Option<(Codec, String)> {
         let mut choices = lock(&self.choices);
-        let choice = choices[codec as usize].get_or_insert_with(|| {
+        let state = &mut choices[codec as usize];
+        if state.trying {
+            return None;
+        }
+        let choice = state.choice.get_or_insert_with(|| {
             let order: Vec<String> = self.order.iter().filter(|name| of(name) == codec).cloned().collect();
             let choice = choose(&order);
             match &choice.chosen {
@@ -94,19 +108,39 @@ impl Encoders {
         if codec == Codec::H264 { None } else { self.pick(Codec::H264) }
     }
 
-    /// An encoder failed while it was used: the next one, by the order and after a trial, is used from now on.
-    pub fn failed(&self, failed: &str) {
+    /// An encoder failed while it was used: the next one, by the order and after a trial, is used from now on. A trial can take seconds,
+    /// in which others are to be shown: it has a thread of its own, which is the answer.
+    pub fn failed(self: &Arc<Self>, failed: &str) -> Option<Worker> {
         let codec = of(failed);
         let mut choices = lock(&self.choices);
-        let Some(choice) = &mut choices[codec as usize] else { return };
+        let state = &mut choices[codec as usize];
         // Else another stream has fallen back already.
-        if choice.chosen.as_deref() == Some(failed) {
-            let rest = self.order.iter().skip_while(|name| *name != failed).skip(1);
-            let rest: Vec<String> = rest.filter(|name| of(name) == codec).cloned().collect();
-            let next = choose(&rest);
-            if let Some(trial) = choice.trials.iter_mut().find(|trial| trial.encoder == failed) {
-                trial.problem = Some("it failed while it was used".to_owned());
-            }
+        let choice = state.choice.as_mut().filter(|choice| choice.chosen.as_deref() == Some(failed))?;
+        choice.chosen = None;
+        if let Some(trial) = choice.trials.iter_mut().find(|trial| trial.encoder == failed) {
+            trial.problem = Some("it failed while it was used".to_owned());
+        }
+        state.trying = true;
+        drop(choices);
+        let rest = self.order.iter().skip_while(|name| *name != failed).skip(1);
+        let rest: Vec<String> = rest.filter(|name| of(name) == codec).cloned().collect();
+        let encoders = Arc::clone(self);
+        let trial = move || encoders.replace(codec, choose(&rest));
+        let spawned = supervise::spawn("encoder-trial", trial);
+        if spawned.is_err() {
+            self.replace(codec, Choice::default());
+        }
+        spawned.ok()
+    }
+
+    fn replace(&self, codec: Codec, next: Choice) {
+        match &next.chosen {
+            Some(encoder) => tracing::warn!(encoder, "{codec} is encoded by another encoder from now on."),
+            None => tracing::error!(why = next.why(), "There is no other encoder for {codec}."),
+        }
+        let state = &mut lock(&self.choices)[codec as usize];
+        state.trying = false;
+        if let Some(choice) = &mut state.choice {
             choice.trials.extend(next.trials);
             choice.chosen = next.chosen;
         }
@@ -114,7 +148,7 @@ impl Encoders {
 
     /// What was found for this codec; `None`: nobody asked for it yet.
     pub fn choice(&self, codec: Codec) -> Option<Choice> {
-        lock(&self.choices)[codec as usize].clone()
+        lock(&self.choices)[codec as usize].choice.clone()
     }
 }
 
@@ -261,14 +295,19 @@ mod tests {
     #[test]
     fn a_codec_that_no_encoder_can_make_is_replaced_by_h264_and_a_failed_encoder_by_the_next() {
         let order = ["no265enc", "x264enc", "openh264enc"].map(str::to_owned).to_vec();
-        let encoders = Encoders { order, choices: Mutex::default() };
+        let encoders = Arc::new(Encoders { order, choices: Mutex::default() });
+        let picked = || encoders.pick(Codec::H264).map(|(_, name)| name);
+        let fail = |name: &str| {
+            let trial = encoders.failed(name).expect("it was the chosen one");
+            trial.join();
+        };
         assert_eq!(encoders.pick(Codec::H265), Some((Codec::H264, "x264enc".to_owned())));
-        encoders.failed("openh264enc");
-        assert_eq!(encoders.pick(Codec::H264).map(|(_, name)| name).as_deref(), Some("x264enc"));
-        encoders.failed("x264enc");
-        assert_eq!(encoders.pick(Codec::H264).map(|(_, name)| name).as_deref(), Some("openh264enc"));
-        encoders.failed("openh264enc");
-        assert_eq!(encoders.pick(Codec::H264), None);
+        assert!(encoders.failed("openh264enc").is_none(), "nobody uses it");
+        assert_eq!(picked().as_deref(), Some("x264enc"));
+        fail("x264enc");
+        assert_eq!(picked().as_deref(), Some("openh264enc"));
+        fail("openh264enc");
+        assert_eq!(picked(), None);
         let h265 = encoders.choice(Codec::H265).unwrap();
         assert!(h265.trials[0].problem.is_some(), "{h265:?}");
     }

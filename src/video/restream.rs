@@ -144,12 +144,10 @@ impl Restream {
     fn ready<'a>(&self, state: &'a mut State) -> Option<&'a mut Encoder> {
         let failed = state.encoder.as_ref().and_then(|encoder| lock(&encoder.failed).take());
         if let Some((why, old)) = failed.and_then(|why| Some((why, state.encoder.take()?))) {
-            self.encoders.failed(&old.name);
-            let next = self.encoders.pick(self.settings.codec);
-            let next = next.map_or("none, there is no other".to_owned(), |(_, name)| name);
+            let _ = self.encoders.failed(&old.name);
             tracing::error!(
                 camera = &*self.name,
-                "The video encoder failed ({}: {why}); from now on: {next}.",
+                "The video encoder failed ({}: {why}); the next one is tried.",
                 old.name
             );
         }

@@ -127,6 +127,8 @@ impl Server {
 
     /// Serves a camera. Its source is to tell the answer of each encoded unit; `None`: nobody may see them.
     pub fn add(&self, id: CameraId, camera: &config::Camera) -> Option<Arc<dyn Tap>> {
+        // Its trial can take seconds: now, not when the first picture comes.
+        let _ = self.encoders.pick(camera.restream.codec);
         let annotated = Restream::new(id, camera, &self.encoders, &self.audience, &self.clock);
         let private = !camera.privacy.hide.is_empty() || !camera.privacy.masks.is_empty();
         let raw = match (camera.restream.raw, private && !camera.restream.raw_shows_hidden) {
