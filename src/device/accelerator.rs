@@ -37,6 +37,11 @@ pub struct Report {
     pub throttle: Vec<&'static str>,
     /// Video decoders that this process has on it.
     pub decoders: usize,
+    /// Bytes that this process has brought to it since the start: encoded pictures, pictures that were decoded elsewhere, and where in the
+    /// batch each one goes. Without model and kernels.
+    pub to_device_bytes: u64,
+    /// Bytes that it has brought back: boxes, and pictures that somebody looks at.
+    pub from_device_bytes: u64,
 }
 
 /// The part of an accelerator's memory that is left alone: for other programs, for what a driver keeps, and for a batch that is larger

@@ -204,7 +204,9 @@ impl Device for Nvidia {
     }
 
     fn report(&self) -> Option<Report> {
-        Some(Report { decoders: self.gpu.decoders(), ..self.meter.last() })
+        let [to_device_bytes, from_device_bytes] = self.gpu.traffic.read();
+        let decoders = self.gpu.decoders();
+        Some(Report { decoders, to_device_bytes, from_device_bytes, ..self.meter.last() })
     }
 
     fn picture(&self, still: Still) -> Result<Pixels, Fault> {

@@ -201,7 +201,7 @@ impl Nvml {
             temperature_celsius: temperature.map(f64::from),
             throttle_bits,
             throttle: throttle_bits.map_or_else(Vec::new, throttle_words),
-            decoders: 0,
+            ..Report::default()
         }
     }
 }

@@ -327,6 +327,11 @@ impl Output {
         TensorView { shape: &self.shape, data }
     }
 
+    /// How long it is, as numbers of 32 bits.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(self.all())
+    }
+
     fn all(&self) -> &[f32] {
         match &self.data {
             Data::Converted(v) => v,
