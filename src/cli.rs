@@ -343,6 +343,18 @@ pub enum ModelCommand {
     /// when it does not. Needs ONNX Runtime.
     #[command(after_long_help = PREPARE)]
     Prepare(PrepareArgs),
+    /// Build TensorRT's engines ahead of the first start
+    ///
+    /// For the model, the batch sizes and the GPU of the configuration, into its `engine_cache`. The first start does the same where it was not done, and
+    /// is not ready before it ends.
+    #[command(
+        after_long_help = "Example:\n  weir model build -c /etc/weir/weir.toml && systemctl start weir"
+    )]
+    Build {
+        /// Which configuration.
+        #[command(flatten)]
+        file: ConfigFile,
+    },
     /// Convert a TensorFlow.js graph model to ONNX, by the recipe in its model.toml
     #[command(
         after_long_help = "Example:\n  weir model convert --manifest models/coco-ssd/model.toml --from package/models/coco-ssd -o coco-ssd.onnx"
@@ -403,6 +415,7 @@ fn dispatch(command: Command) -> ExitCode {
         Command::Bench(args) => commands::bench(&args),
         Command::Plan(args) => commands::plan(&args),
         Command::Model(ModelCommand::Inspect { file }) => commands::inspect(&file),
+        Command::Model(ModelCommand::Build { file }) => commands::build(&file),
         Command::Model(ModelCommand::Prepare(args)) => commands::prepare(&args),
         Command::Model(ModelCommand::Convert { manifest, from, output }) => {
             commands::convert(&manifest, &from, &output)

@@ -2,6 +2,7 @@
 //! the outcome into words and an exit code.
 
 mod bench;
+mod build;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -19,6 +20,7 @@ use crate::tryout::Tryout;
 use crate::{live, log, run as daemon};
 
 pub use bench::run as bench;
+pub use build::run as build;
 
 /// `weir run`.
 pub fn run(file: &ConfigFile) -> ExitCode {

@@ -98,6 +98,17 @@ impl Gpu {
         }))
     }
 
+    /// The CUDA that its driver knows, as the driver counts: 13000.
+    ///
+    /// # Errors
+    /// When the driver does not answer.
+    pub fn driver_version(&self) -> Result<i32, Fault> {
+        let mut version = 0;
+        // SAFETY: writes one integer.
+        let status = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+        check("the driver does not say its version", status as u32).map(|()| version)
+    }
+
     /// Video decoders that this process has now.
     pub fn decoders(&self) -> usize {
         self.decoders.load(Relaxed)
