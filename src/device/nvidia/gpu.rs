@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::sys::{self, CUdeviceptr};
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result};
 
-use super::cuvid::{CODEC_H264, CODEC_HEVC, Cuvid, DecodeCaps};
+use super::cuvid::{CODEC_AV1, CODEC_H264, CODEC_HEVC, CODEC_VP9, Cuvid, DecodeCaps};
 use crate::device::software::preprocess::Geometry;
 use crate::fault::{Fault, Retry, Who};
 
@@ -123,7 +123,9 @@ impl Gpu {
             Ok(_) => format!("no {name}"),
             Err(fault) => fault.message,
         };
-        format!("{}, {}", one("H.264", CODEC_H264), one("H.265", CODEC_HEVC))
+        [("H.264", CODEC_H264), ("H.265", CODEC_HEVC), ("VP9", CODEC_VP9), ("AV1", CODEC_AV1)]
+            .map(|(name, codec)| one(name, codec))
+            .join(", ")
     }
 
     /// What the decoder can do.
