@@ -267,7 +267,7 @@ struct CameraHandles {
 /// What a reading of a GPU says, by metric.
 type GpuGauge = (&'static str, Unit, &'static str, fn(&Report) -> Option<f64>);
 
-const GPU: [GpuGauge; 12] = [
+const GPU: [GpuGauge; 13] = [
     ("weir_gpu_utilization_ratio", Unit::Count, "Part of the time in which something ran on the GPU.", |r| {
         r.utilization_ratio
     }),
@@ -276,6 +276,9 @@ const GPU: [GpuGauge; 12] = [
     }),
     ("weir_gpu_encoder_utilization_ratio", Unit::Count, "The same of its video encoders.", |r| {
         r.encoder_utilization_ratio
+    }),
+    ("weir_gpu_encoder_sessions", Unit::Count, "Video encoder sessions on it, by anybody.", |r| {
+        r.encoder_sessions.map(|sessions| sessions as f64)
     }),
     ("weir_gpu_memory_used_bytes", Unit::Bytes, "Memory of the GPU in use, by anybody.", |r| {
         r.memory_used_bytes.map(|bytes| bytes as f64)

@@ -17,6 +17,8 @@ pub struct Report {
     pub decoder_utilization_ratio: Option<f64>,
     /// The same of its video encoders.
     pub encoder_utilization_ratio: Option<f64>,
+    /// Encoder sessions that are open on it, by anybody.
+    pub encoder_sessions: Option<u64>,
     /// Bytes of its memory.
     pub memory_total_bytes: Option<u64>,
     /// Of these: in use, by anybody.

@@ -259,7 +259,7 @@ impl Decoder {
         out: &mut Vec<Decoded>,
     ) -> Result<(), Fault> {
         self.gpu.bind()?;
-        self.gpu.traffic.to_device(data.len());
+        self.gpu.traffic.sent(data.len());
         let mut packet =
             SourceDataPacket { flags, payload_size: data.len() as u64, payload: data.as_ptr(), timestamp };
         // SAFETY: the packet and its bytes live through the call, and no reference into the state exists: the callbacks make one each.

@@ -43,11 +43,11 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    pub fn to_device(&self, bytes: usize) {
+    pub fn sent(&self, bytes: usize) {
         self.to_device.fetch_add(bytes as u64, Relaxed);
     }
 
-    pub fn from_device(&self, bytes: usize) {
+    pub fn fetched(&self, bytes: usize) {
         self.from_device.fetch_add(bytes as u64, Relaxed);
     }
 
@@ -380,7 +380,7 @@ impl Surface {
         let mut bytes = vec![0; self.bytes()];
         // SAFETY: as long as the block, which nobody writes while `self` is borrowed.
         unsafe { result::memcpy_dtoh_sync(&mut bytes, self.at()) }.map_err(failed)?;
-        self.pool.gpu.traffic.from_device(bytes.len());
+        self.pool.gpu.traffic.fetched(bytes.len());
         Ok(bytes)
     }
 
@@ -394,7 +394,7 @@ impl Surface {
         // SAFETY: no longer than the block, which `&mut self` has alone.
         unsafe { result::memcpy_htod_sync(self.at(), bytes) }
             .map_err(|e| driver("a picture cannot be uploaded", &e))?;
-        self.pool.gpu.traffic.to_device(bytes.len());
+        self.pool.gpu.traffic.sent(bytes.len());
         // The last part may still be on its way (CUDA driver API, "API synchronization behavior").
         let stream = self.pool.gpu.context.default_stream();
         self.written().record(&stream).map_err(|e| driver("a picture cannot be uploaded", &e))

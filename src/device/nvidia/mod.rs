@@ -10,6 +10,7 @@
 //! | `decoder` | access units to pictures |
 //! | `kernels` | our kernels |
 //! | `engine` | pictures to outputs |
+//! | `nvenc` | whether the chip encodes, and why not |
 //! | `nvml` | how busy the GPU is |
 //! | `source` | a camera's GStreamer pipeline, up to access units |
 
@@ -21,6 +22,7 @@ pub mod decoder;
 pub mod engine;
 pub mod gpu;
 pub mod kernels;
+pub mod nvenc;
 pub mod nvml;
 pub mod source;
 

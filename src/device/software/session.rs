@@ -35,7 +35,7 @@ pub struct Runtime {
     /// `[infer] tensorrt_rtx`.
     tensorrt_rtx: Option<PathBuf>,
     /// The same for TensorRT-RTX.
-    rtx_registered: OnceLock<Result<PathBuf, Fault>>,
+    rtx_registered: Box<OnceLock<Result<PathBuf, Fault>>>,
 }
 
 impl Runtime {
@@ -193,7 +193,7 @@ pub fn load_runtime(configured: Option<&Path>) -> Result<Runtime, Fault> {
         openvino: None,
         registered: OnceLock::new(),
         tensorrt_rtx: None,
-        rtx_registered: OnceLock::new(),
+        rtx_registered: Box::default(),
     })
 }
 

@@ -44,8 +44,8 @@ pub struct Plan {
     name: String,
     /// Of one picture.
     dims: [usize; 3],
-    /// The graph has a batch of its own: a profile would be refused.
-    fixed: bool,
+    /// The batch that the graph is fixed to: a profile would be refused then.
+    fixed: Option<usize>,
     half: bool,
 }
 
@@ -87,14 +87,14 @@ impl Plan {
             folder,
             name: spec.input.name.clone(),
             dims: [a, b, c],
-            fixed: port.dims.first().and_then(Axis::fixed).is_some(),
+            fixed: port.dims.first().and_then(Axis::fixed),
             half: port.data_type == data_type::FLOAT16,
         })
     }
 
     /// Where engines for batches of `frames` are.
     pub fn folder(&self, frames: usize) -> PathBuf {
-        self.folder.join(format!("b{frames}"))
+        self.folder.join(format!("b{}", self.fixed.unwrap_or(frames)))
     }
 
     /// Is there one already?
@@ -127,7 +127,7 @@ impl Plan {
             .with_engine_cache_path(folder.display())
             .with_timing_cache(true)
             .with_timing_cache_path(self.folder.display());
-        let trt = if self.fixed {
+        let trt = if self.fixed.is_some() {
             trt
         } else {
             let shape = self.shape(frames);
@@ -151,7 +151,7 @@ impl Plan {
             ("user_compute_stream", (stream as usize).to_string()),
             ("nv_runtime_cache_path", folder.display().to_string()),
         ];
-        if !self.fixed {
+        if self.fixed.is_none() {
             options.extend(
                 ["nv_profile_min_shapes", "nv_profile_opt_shapes", "nv_profile_max_shapes"]
                     .map(|key| (key, self.shape(frames))),
@@ -310,7 +310,7 @@ mod tests {
         assert!(said.contains(&broken.display().to_string()) && said.contains("cannot be loaded"), "{said}");
     }
 
-    fn plan(folder: &Path, fixed: bool) -> Plan {
+    fn plan(folder: &Path, fixed: Option<usize>) -> Plan {
         Plan {
             provider: Provider::TensorRt,
             folder: folder.to_owned(),
@@ -324,15 +324,16 @@ mod tests {
     #[test]
     fn a_rung_has_one_shape_and_a_folder_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
-        let free = plan(dir.path(), false);
+        let free = plan(dir.path(), None);
         let options = free.rtx_options(8, std::ptr::null_mut()).unwrap();
         let of = |key: &str| options.iter().find(|(k, _)| k.ends_with(key)).map(|(_, v)| v.as_str());
         for shapes in ["nv_profile_min_shapes", "nv_profile_opt_shapes", "nv_profile_max_shapes"] {
             assert_eq!(of(shapes), Some("images:8x3x640x480"));
         }
         assert!(options.iter().all(|(key, _)| key.starts_with("NvTensorRTRTXExecutionProvider.")));
-        let fixed = plan(dir.path(), true).rtx_options(1, std::ptr::null_mut()).unwrap();
+        let fixed = plan(dir.path(), Some(4)).rtx_options(1, std::ptr::null_mut()).unwrap();
         assert!(!fixed.iter().any(|(key, _)| key.contains("profile")), "{fixed:?}");
+        assert!(fixed.iter().any(|(_, value)| value.ends_with("/b4")), "its own batch: {fixed:?}");
         assert!(!free.is_built(8) && !free.is_built(16));
         fs::write(free.folder(8).join("x.engine"), "code").unwrap();
         assert!(free.is_built(8) && !free.is_built(16));
