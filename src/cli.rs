@@ -2,13 +2,16 @@
 //!
 //! What a command does is in [`crate::commands`]; nothing is computed here.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
+use crate::bench::show;
 use crate::config::{self, Config, Env, System};
 use crate::{bundle, commands, tryout};
 
@@ -101,12 +104,94 @@ pub enum Command {
     /// Changes nothing.
     #[command(after_long_help = PLAN)]
     Plan(PlanArgs),
+    /// Measure this box with streams of your own: rates, latency by stage, losses, load, and what ends first
+    ///
+    /// Runs the daemon itself, with its real sources, decoders, batcher and engine, for some seconds, with N streams. A video file is played again and
+    /// again, in real time. Nothing leaves the box: no MQTT, no RTSP, HTTP on loopback only.
+    #[command(after_help = BENCH, after_long_help = BENCH_LONG.as_str())]
+    Bench(BenchArgs),
     /// Look into, prepare and convert model files
     #[command(subcommand)]
     Model(ModelCommand),
     /// Print what weir reads and writes
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+const BENCH: &str = "\
+Examples:
+  weir bench -c weir.toml --streams 8                     cameras of the configuration, in turn
+  weir bench --model coco-ssd --source file:yard.mp4 --streams 1,2,4,8 --json box.json
+  weir bench --model yolo.onnx --source rtsp://10.0.0.5/a --execution tensorrt,cuda,cpu --streams 40";
+
+static BENCH_LONG: LazyLock<String> = LazyLock::new(|| format!("{BENCH}\n\n{}", show::KEYS));
+
+/// `weir bench …`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BenchArgs {
+    /// Which configuration, when no --model is given
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// How many streams; several counts, as 1,4,8, are measured one after the other
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = streams)]
+    pub streams: Vec<usize>,
+    /// How long to count, after all streams deliver
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// What to play, as `source` of a camera; several are taken in turn. Default: the configuration's cameras, else a test pattern in 1080p
+    #[arg(long, value_name = "SOURCE", num_args = 1..)]
+    pub source: Vec<String>,
+    /// A model by name, or an .onnx file with its model.toml beside it, instead of a configuration
+    #[arg(long, value_name = "NAME|FILE", conflicts_with = "config")]
+    pub model: Option<String>,
+    /// The model.toml, when it is not beside the .onnx file
+    #[arg(long, value_name = "FILE", requires = "model")]
+    pub manifest: Option<String>,
+    /// Where models are searched by name
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    pub models: String,
+    /// As `[infer] execution`: what runs the network, in order of preference
+    #[arg(long, value_name = "PROVIDER", value_delimiter = ',')]
+    pub execution: Vec<String>,
+    /// Write the figures as JSON (weir.bench/1) too
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// How long streams may take to deliver; those that do not by then are left out
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub patience: u64,
+    /// One count of a sweep: no text
+    #[arg(long, hide = true)]
+    pub row: bool,
+}
+
+impl BenchArgs {
+    /// For the JSON: what was written.
+    pub fn model_name(&self) -> String {
+        let config = self.file.config.as_ref().map(|file| file.display().to_string());
+        self.model.clone().or(config).unwrap_or_else(|| "weir.toml".to_owned())
+    }
+
+    /// The command line of the process that measures so many streams of these.
+    pub fn for_one(&self, streams: usize, json: &Path) -> Vec<OsString> {
+        let mut line: Vec<OsString> = vec!["bench".into(), "--row".into()];
+        let mut add = |name: &str, value: OsString| line.extend([name.into(), value]);
+        add("--streams", streams.to_string().into());
+        add("--seconds", self.seconds.to_string().into());
+        add("--patience", self.patience.to_string().into());
+        add("--json", json.into());
+        add("--models", self.models.as_str().into());
+        for (name, value) in [("--model", &self.model), ("--manifest", &self.manifest)] {
+            value.iter().for_each(|value| add(name, value.into()));
+        }
+        self.file.config.iter().for_each(|file| add("--config", file.into()));
+        self.source.iter().for_each(|source| add("--source", source.into()));
+        self.execution.iter().for_each(|provider| add("--execution", provider.into()));
+        line
+    }
+}
+
+fn streams(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=2000).contains(n)).ok_or_else(|| "a count, 1 to 2000".to_owned())
 }
 
 const PLAN: &str = "\
@@ -258,6 +343,18 @@ pub enum ModelCommand {
     /// when it does not. Needs ONNX Runtime.
     #[command(after_long_help = PREPARE)]
     Prepare(PrepareArgs),
+    /// Build TensorRT's engines ahead of the first start
+    ///
+    /// For the model, the batch sizes and the GPU of the configuration, into its `engine_cache`. The first start does the same where it was not done, and
+    /// is not ready before it ends.
+    #[command(
+        after_long_help = "Example:\n  weir model build -c /etc/weir/weir.toml && systemctl start weir"
+    )]
+    Build {
+        /// Which configuration.
+        #[command(flatten)]
+        file: ConfigFile,
+    },
     /// Convert a TensorFlow.js graph model to ONNX, by the recipe in its model.toml
     #[command(
         after_long_help = "Example:\n  weir model convert --manifest models/coco-ssd/model.toml --from package/models/coco-ssd -o coco-ssd.onnx"
@@ -331,8 +428,10 @@ fn dispatch(command: Command) -> ExitCode {
         Command::Run { file } => commands::run(&file),
         Command::Check { file, live } => commands::check(&file, live),
         Command::Try(args) => commands::try_model(&args),
+        Command::Bench(args) => commands::bench(&args),
         Command::Plan(args) => commands::plan(&args),
         Command::Model(ModelCommand::Inspect { file }) => commands::inspect(&file),
+        Command::Model(ModelCommand::Build { file }) => commands::build(&file),
         Command::Model(ModelCommand::Prepare(args)) => commands::prepare(&args),
         Command::Model(ModelCommand::Convert { manifest, from, output }) => {
             commands::convert(&manifest, &from, &output)

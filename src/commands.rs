@@ -1,6 +1,9 @@
 //! What each command of the command line does: loads what it needs, calls the function whose subject it is, and turns
 //! the outcome into words and an exit code.
 
+mod bench;
+mod build;
+
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,6 +18,9 @@ use crate::plan::{self, Cameras};
 use crate::quantise::Job;
 use crate::tryout::Tryout;
 use crate::{live, log, run as daemon};
+
+pub use bench::run as bench;
+pub use build::run as build;
 
 /// `weir run`.
 pub fn run(file: &ConfigFile) -> ExitCode {
@@ -93,18 +99,26 @@ fn from_arguments(
     models: &str,
     source: &str,
 ) -> Result<(Config, Camera), ExitCode> {
-    let quoted = |text: &str| toml::Value::from(text).to_string();
-    let model = if model.ends_with(".onnx") {
-        let manifest = manifest.map(|m| format!("\nmanifest = {}", quoted(m)));
-        format!("path = {}{}", quoted(model), manifest.unwrap_or_default())
-    } else {
-        format!("name = {}\ndirs = [{}]", quoted(model), quoted(models))
-    };
+    let model = model_table(model, manifest, models);
     let file = if source.starts_with("file:") { "\nrepeat = false\nrealtime = false" } else { "" };
-    let text = format!("[model]\n{model}\n[cameras.try]\nsource = {}{file}\n", quoted(source));
+    let text = format!("{model}\n[cameras.try]\nsource = {}{file}\n", quoted(source));
     let mut config = load_from(Path::new(Inline::NAME), &Inline { text })?;
     let camera = config.cameras.pop().expect("the text has one camera");
     Ok((config, camera))
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+/// `[model]` of what was written for `--model`: a file or a name.
+fn model_table(model: &str, manifest: Option<&str>, models: &str) -> String {
+    if model.ends_with(".onnx") {
+        let manifest = manifest.map(|m| format!("\nmanifest = {}", quoted(m)));
+        format!("[model]\npath = {}{}", quoted(model), manifest.unwrap_or_default())
+    } else {
+        format!("[model]\nname = {}\ndirs = [{}]", quoted(model), quoted(models))
+    }
 }
 
 /// A configuration that is no file; everything that it names is.

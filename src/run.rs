@@ -25,7 +25,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::board::Board;
 use crate::clock::{Clock, SystemClock, bell};
-use crate::config::{Codec, Config, Execution, Infer as InferSettings, Priority, Provider};
+use crate::config::{Codec, Config, Execution, Infer as InferSettings, Priority};
 use crate::device::nvidia::Nvidia;
 use crate::device::software::Software;
 use crate::device::{Device, Engine};
@@ -117,10 +117,11 @@ fn choose(config: &Config, clock: &dyn Clock) -> Result<Chosen, Fault> {
             software(Execution::Auto)
         });
     };
-    let Some(at) = order.iter().position(|provider| *provider == Provider::Cuda) else {
+    let Some(at) = order.iter().position(|provider| provider.is_nvidia()) else {
         return software(config.infer.execution.clone());
     };
-    let (before, after) = (&order[..at], &order[at + 1..]);
+    let gpu = order[at..].iter().take_while(|provider| provider.is_nvidia()).count();
+    let (before, after) = (&order[..at], &order[at + gpu..]);
     if !before.is_empty() {
         match software(Execution::Order(before.to_vec())) {
             Ok(chosen) => return Ok(chosen),
@@ -131,7 +132,7 @@ fn choose(config: &Config, clock: &dyn Clock) -> Result<Chosen, Fault> {
         if after.is_empty() {
             return Err(why);
         }
-        tracing::warn!("cuda cannot be used: {why}");
+        tracing::warn!("No GPU is used: {why}");
         software(Execution::Order(after.to_vec()))
     })
 }

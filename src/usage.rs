@@ -137,6 +137,16 @@ pub fn available() -> Option<f64> {
     field("/proc/meminfo", "MemAvailable:")
 }
 
+/// CPU time that all of the box has used since its start, by anybody, in ticks; and that it had.
+pub fn box_cpu() -> Option<(f64, f64)> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    // user, nice, system, idle, iowait, irq, softirq, steal; guests are in user and nice already.
+    let ticks: Vec<f64> = line.split_whitespace().take(8).map_while(|tick| tick.parse().ok()).collect();
+    let (all, idle) = (ticks.iter().sum::<f64>(), ticks.get(3)? + ticks.get(4)?);
+    Some((all - idle, all))
+}
+
 /// CPU cores that this process may use.
 pub fn cores() -> f64 {
     std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64)
@@ -195,6 +205,16 @@ mod tests {
         let ended = encode();
         assert!(ended >= Some(used), "{ended:?} after {used:?}");
         assert!(burn("show:src", encode) >= Duration::from_millis(290));
+    }
+
+    #[test]
+    fn the_box_uses_what_a_thread_of_ours_uses() {
+        let (busy, all) = box_cpu().expect("/proc is here");
+        let used = burn("infer", || Some(process_cpu()));
+        let (later, all_later) = box_cpu().expect("/proc is here");
+        // A tick is 10 ms.
+        assert!(later - busy >= used.as_secs_f64() * 100.0 - 3.0, "{} ticks for {used:?}", later - busy);
+        assert!(all_later - all >= later - busy - 1.0);
     }
 
     #[test]

@@ -208,6 +208,8 @@ fn every_key_arrives() {
         threads = 3
         execution = ["openvino", "cpu"]
         openvino = "plugin.so"
+        tensorrt_rtx = "plugin.so"
+        engine_cache = "engines"
         [batcher]
         max_batch_frames = 8
         max_wait_ms = 0x10

@@ -49,6 +49,55 @@ fn a_broken_plugin_is_an_error_unless_a_fallback_is_named() {
 }
 
 #[test]
+fn without_a_gpu_the_next_provider_is_used_and_it_is_said_why() {
+    let test = "without_a_gpu_the_next_provider_is_used_and_it_is_said_why";
+    if !ready(test) {
+        return;
+    }
+    if weir::device::nvidia::gpu::Gpu::open(0).is_ok() {
+        println!("skipped: {test}: there is a GPU");
+        return;
+    }
+    println!("skipped: no GPU: what TensorRT itself does");
+    let daemon = start("[\"tensorrt\", \"tensorrt-rtx\", \"cuda\", \"cpu\"]", None);
+    let said = chosen(&daemon);
+    assert!(said.contains("got cpu"), "{said}");
+    assert!(daemon.log().contains("No GPU is used: "), "{}", daemon.log());
+
+    // Without a fallback it is an error, which names the remedy.
+    let mut daemon = start("\"tensorrt\"", None);
+    let (code, _) = daemon.wait();
+    let log = daemon.log();
+    assert!(code.is_some_and(|code| code != 0), "{code:?} {log}");
+    assert!(log.contains("driver") && log.contains("install"), "{log}");
+}
+
+#[test]
+fn building_engines_needs_somebody_who_asks_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("weir.toml");
+    let build = |execution: &str| {
+        let models = daemon::root().join("models");
+        let text = format!(
+            "[model]\nname = \"coco-ssd\"\ndirs = [{models:?}]\n[infer]\nexecution = {execution}\n[cameras.a]\nsource = \"rtsp://127.0.0.1:9/none\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let out = daemon::weir().args(["model", "build", "-c"]).arg(&file).output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    if !ready("building_engines_needs_somebody_who_asks_for_them") {
+        return;
+    }
+    let (code, said) = build("[\"cuda\", \"cpu\"]");
+    assert!(code == Some(78) && said.contains("nothing to build"), "{code:?} {said}");
+    let (code, said) = build("[\"tensorrt\", \"cpu\"]");
+    match weir::device::nvidia::gpu::Gpu::open(0) {
+        Ok(_) => println!("there is a GPU: {code:?} {said}"),
+        Err(_) => assert!(code == Some(1) && said.contains("driver"), "{code:?} {said}"),
+    }
+}
+
+#[test]
 fn auto_measures_what_is_here() {
     if !ready("auto_measures_what_is_here") {
         return;

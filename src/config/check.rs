@@ -272,8 +272,23 @@ fn infer(check: &mut Check<'_>, section: &Section) -> Option<Infer> {
         Some(file) => Some(check.file(file, section.place("openvino"), "OpenVINO's plugin")?),
         None => None,
     };
+    let tensorrt_rtx = match section.text("tensorrt_rtx") {
+        Some(file) => Some(check.file(file, section.place("tensorrt_rtx"), "TensorRT-RTX's plugin")?),
+        None => None,
+    };
+    let engine_cache = match section.text("engine_cache") {
+        Some(folder) => check.path(folder),
+        None => super::env::cache_dir(check.env).join("engines"),
+    };
     let execution = execution(check, section)?;
-    Some(Infer { onnxruntime, execution, openvino, threads: section.int("threads") as usize })
+    Some(Infer {
+        onnxruntime,
+        execution,
+        openvino,
+        tensorrt_rtx,
+        engine_cache,
+        threads: section.int("threads") as usize,
+    })
 }
 
 fn execution(check: &mut Check<'_>, section: &Section) -> Option<Execution> {
@@ -287,6 +302,8 @@ fn execution(check: &mut Check<'_>, section: &Section) -> Option<Execution> {
             let provider = |word: &String| match word.as_str() {
                 "openvino" => Provider::OpenVino,
                 "cuda" => Provider::Cuda,
+                "tensorrt" => Provider::TensorRt,
+                "tensorrt-rtx" => Provider::TensorRtRtx,
                 _ => Provider::Cpu,
             };
             return Some(Execution::Order(words.iter().map(provider).collect()));

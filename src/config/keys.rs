@@ -89,10 +89,12 @@ static INFER: Table = Table {
         ),
         key(
             "execution",
-            Words(&["auto", "cpu", "openvino", "cuda"]),
+            Words(&["auto", "cpu", "openvino", "cuda", "tensorrt", "tensorrt-rtx"]),
             Default("\"cpu\""),
             "What runs the network. cpu: ONNX Runtime itself. openvino: Intel's plugin, for Intel processors.
 cuda: an NVIDIA GPU, which then decodes too; `onnxruntime` must be the library of the PyPI wheel onnxruntime-gpu.
+tensorrt, tensorrt-rtx: the same with NVIDIA's compiler; the first start builds an engine for each batch size, which takes minutes
+(`weir model build` does it ahead).
 A list is an order of preference, as [\"openvino\", \"cpu\"]; what is not in it is never used.
 auto: all that are here are measured at start with this model, and the fastest one runs.
 Each must compute what cpu computes. The log says at start what was asked for and what was got.",
@@ -103,6 +105,20 @@ Each must compute what cpu computes. The log says at start what was asked for an
             Optional("\"/usr/lib/weir/openvino/libonnxruntime_providers_openvino_plugin.so\""),
             "OpenVINO's plugin. When it is not written: lib/weir/openvino beside the program's folder, then openvino
 in $WEIR_CACHE or ~/.cache/weir, where `cargo xtask setup --openvino` puts it.",
+        ),
+        key(
+            "tensorrt_rtx",
+            Text,
+            Optional("\"/usr/lib/weir/tensorrt-rtx/libonnxruntime_providers_nv_tensorrt_rtx.so\""),
+            "TensorRT-RTX's plugin, of the PyPI wheel onnxruntime-ep-nv-tensorrt-rtx-cu13, with its other libraries beside it. When it is not
+written: lib/weir/tensorrt-rtx beside the program's folder, then tensorrt-rtx in $WEIR_CACHE or ~/.cache/weir.",
+        ),
+        key(
+            "engine_cache",
+            Text,
+            Optional("\"/var/cache/weir/engines\""),
+            "Where TensorRT's engines are kept, by model, driver and GPU. Made with mode 0700; one that others can write to is refused, since engines
+are code. When it is not written: engines in $WEIR_CACHE or ~/.cache/weir.",
         ),
         key(
             "threads",

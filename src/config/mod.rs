@@ -133,6 +133,10 @@ pub struct Infer {
     pub execution: Execution,
     /// `openvino = "…/libonnxruntime_providers_openvino_plugin.so"`; absent: searched as ONNX Runtime is.
     pub openvino: Option<PathBuf>,
+    /// `tensorrt_rtx = "…/libonnxruntime_providers_nv_tensorrt_rtx.so"`; absent: searched as OpenVINO is.
+    pub tensorrt_rtx: Option<PathBuf>,
+    /// `engine_cache`: where TensorRT's engines are kept. Default: `engines` in [`cache_dir`].
+    pub engine_cache: PathBuf,
     /// Threads in one engine run; 0: the device's own choice, which is the default.
     pub threads: usize,
 }
@@ -146,6 +150,17 @@ pub enum Provider {
     OpenVino,
     /// ONNX Runtime's CUDA provider, fed by NVDEC: all pixels stay on the GPU.
     Cuda,
+    /// The same with TensorRT, which compiles the network for this GPU.
+    TensorRt,
+    /// The same with TensorRT for RTX, as ONNX Runtime's plugin.
+    TensorRtRtx,
+}
+
+impl Provider {
+    /// Are pictures in the memory of an NVIDIA GPU then?
+    pub const fn is_nvidia(self) -> bool {
+        matches!(self, Provider::Cuda | Provider::TensorRt | Provider::TensorRtRtx)
+    }
 }
 
 impl std::fmt::Display for Provider {
@@ -154,6 +169,8 @@ impl std::fmt::Display for Provider {
             Provider::Cpu => "cpu",
             Provider::OpenVino => "openvino",
             Provider::Cuda => "cuda",
+            Provider::TensorRt => "tensorrt",
+            Provider::TensorRtRtx => "tensorrt-rtx",
         })
     }
 }

@@ -18,6 +18,8 @@ pub struct Report {
     pub decoder_utilization_ratio: Option<f64>,
     /// The same of its video encoders.
     pub encoder_utilization_ratio: Option<f64>,
+    /// Encoder sessions that are open on it, by anybody.
+    pub encoder_sessions: Option<u64>,
     /// Bytes of its memory.
     pub memory_total_bytes: Option<u64>,
     /// Of these: in use, by anybody.
@@ -38,6 +40,11 @@ pub struct Report {
     pub throttle: Vec<&'static str>,
     /// Video decoders that this process has on it.
     pub decoders: usize,
+    /// Bytes that this process has brought to it since the start: encoded pictures, pictures that were decoded elsewhere, and where in the
+    /// batch each one goes. Without model and kernels.
+    pub to_device_bytes: u64,
+    /// Bytes that it has brought back: boxes, and pictures that somebody looks at.
+    pub from_device_bytes: u64,
 }
 
 /// The part of an accelerator's memory that is left alone: for other programs, for what a driver keeps, and for a batch that is larger

@@ -34,7 +34,7 @@ pub struct Report {
 }
 
 /// One end of the graph.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Port {
     /// Its name.
     pub name: String,
@@ -81,11 +81,7 @@ pub fn inspect(path: &Path) -> Result<Report, Fault> {
     let Some(graph) = &model.graph else {
         return Err(Fault::new(Who::Bug, "bad_model", format!("{name} lost its graph")));
     };
-    let input = file::inputs(graph).first().map(|i| port(i)).unwrap_or_else(|| Port {
-        name: String::new(),
-        data_type: 0,
-        dims: Vec::new(),
-    });
+    let input = input(graph).unwrap_or_default();
     let outputs: Vec<Port> = graph.output.iter().map(port).collect();
     let stem = Path::new(&name).file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
     Ok(Report {
@@ -100,6 +96,11 @@ pub fn inspect(path: &Path) -> Result<Report, Fault> {
         input,
         outputs,
     })
+}
+
+/// The picture's end of a graph.
+pub(crate) fn input(graph: &GraphProto) -> Option<Port> {
+    file::inputs(graph).first().map(|info| port(info))
 }
 
 fn port(info: &ValueInfoProto) -> Port {

@@ -238,8 +238,8 @@ fn wait(reached: &Receiver<()>, happenings: &Receiver<Happening>) -> Result<(), 
 }
 
 /// A clip of a moving test pattern; gone when dropped.
-struct Clip {
-    path: PathBuf,
+pub(crate) struct Clip {
+    pub(crate) path: PathBuf,
 }
 
 impl Drop for Clip {
@@ -251,7 +251,10 @@ impl Drop for Clip {
 
 impl Clip {
     /// By x264, as most cameras send it: one reference, no B-frames, a key frame every two seconds.
-    fn encode(cameras: &Cameras) -> Result<Clip, Fault> {
+    ///
+    /// # Errors
+    /// When GStreamer has no x264, or fails.
+    pub(crate) fn encode(cameras: &Cameras) -> Result<Clip, Fault> {
         let name = format!("weir-plan-{}-{}.mp4", std::process::id(), fastrand::u64(..));
         let clip = Clip { path: std::env::temp_dir().join(name) };
         Self::run(cameras, &clip.path)?;

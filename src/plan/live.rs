@@ -14,8 +14,8 @@ use crate::flow::curve::{Curve, Rung};
 
 /// For each step of a request.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// More than any answer of ours: 2,000 cameras are 2 MB.
-const MOST_BYTES: u64 = 16 << 20;
+/// More than any answer of ours: 2,000 cameras are 2 MB, and with fine histograms 30 MB.
+const MOST_BYTES: u64 = 64 << 20;
 
 /// Measurements of the daemon at `url`, and its limits as far as it tells them.
 ///
@@ -103,8 +103,22 @@ fn of(flow: &Value, cameras: &Value) -> Result<(Measured, Limits), &'static str>
     ))
 }
 
-/// One GET (RFC 9112), without TLS, proxies or redirects: a daemon is asked directly.
 fn get(base: &Url, path: &str) -> Result<Value, Fault> {
+    let not_weir = || {
+        Fault::new(
+            Who::Device,
+            "unreachable",
+            format!("{base}{path}: that is no weir: its answer is not JSON"),
+        )
+    };
+    serde_json::from_str(&fetch(base, path)?).map_err(|_| not_weir())
+}
+
+/// The body of one GET (RFC 9112), without TLS, proxies or redirects: a daemon is asked directly.
+///
+/// # Errors
+/// When nobody answers, or with another status than 200.
+pub(crate) fn fetch(base: &Url, path: &str) -> Result<String, Fault> {
     let host = base.host_str().unwrap_or_default();
     let port = base.port_or_known_default().unwrap_or(80);
     let fault = |what: String| {
@@ -128,7 +142,7 @@ fn get(base: &Url, path: &str) -> Result<Value, Fault> {
     if head.split(' ').nth(1) != Some("200") {
         return Err(fault(format!("it answered {}", head.lines().next().unwrap_or_default())));
     }
-    serde_json::from_str(body).map_err(|_| fault("that is no weir: its answer is not JSON".to_owned()))
+    Ok(body.to_owned())
 }
 
 #[cfg(test)]

@@ -90,6 +90,7 @@ pub struct Infer<D: Device> {
 }
 
 struct Meters {
+    decode: metrics::Timer,
     wait: metrics::Timer,
     preprocess: metrics::Timer,
     infer: metrics::Timer,
@@ -99,6 +100,7 @@ struct Meters {
 impl Meters {
     fn new() -> Self {
         Meters {
+            decode: metrics::stage("decode"),
             wait: metrics::batch_wait(),
             preprocess: metrics::stage("preprocess"),
             infer: metrics::stage("infer"),
@@ -251,9 +253,11 @@ impl<D: Device> Infer<D> {
         for (key, frame) in batch {
             // Requests may wait for seconds, and say so in their answers.
             let Some(card) = self.board.get(key.camera) else { continue };
+            let decode = frame.stamp.decoded.since(frame.stamp.arrived);
+            meters.decode.record(decode);
             meters.wait.record(now.since(frame.stamp.decoded));
             if card.terms().priority == Priority::Realtime {
-                self.pacer.came(now, frame.stamp.decoded.since(frame.stamp.arrived));
+                self.pacer.came(now, decode);
             }
         }
     }

@@ -180,6 +180,10 @@ fn try_one(name: &str) -> Result<(), String> {
             .build()
             .map_err(|_| "it is not installed, or its device is not here".to_owned())
     };
+    if name.starts_with("nvh26") {
+        // GStreamer would only say that its device is not here.
+        crate::device::nvidia::nvenc::probe_first().map_err(|fault| fault.message)?;
+    }
     let encoder = make(name)?;
     configure(&encoder, 1000);
     let source = make("videotestsrc")?;

@@ -3,11 +3,12 @@
 //! ```text
 //! tests/nvidia/streams.sh                               the streams, with ffmpeg
 //! python3 tests/nvidia/yolo-s.py MODEL.onnx             the network, with random weights
-//! cargo bench --bench nvidia -- MODEL.onnx [PART…]      parts: ways engine decode start flow live churn; default: all but ways
+//! cargo bench --bench nvidia -- MODEL.onnx [PART…]      parts: providers ways engine decode start flow live churn; default: all but the first two
 //! ```
 //!
 //! | part | what |
 //! |---|---|
+//! | providers | frames a second at batch 1 and 8 by CUDA, TensorRT and TensorRT-RTX, or why not. `WEIR_RTX` names the plugin, `WEIR_ENGINES` a folder for engines |
 //! | ways | frames a second of the network alone, batch by batch, for each way to set up the provider |
 //! | engine | the same for the way that is used: one run at a time, and one behind the other |
 //! | decode | pictures a second of N decoders at once, each on its own thread, 1080p 4 Mbit/s |
@@ -33,6 +34,7 @@ use serde_json::{Map, Value, json};
 use streams::Stream;
 use weir::board::Board;
 use weir::clock::{Clock, SystemClock, Tick, Wall, bell};
+use weir::config::Provider;
 use weir::device::nvidia::decoder::Decoder;
 use weir::device::nvidia::engine::{NvidiaEngine, Outputs as EngineOutputs, Tuning};
 use weir::device::nvidia::gpu::Gpu;
@@ -87,7 +89,7 @@ fn main() {
         return println!("skipped: no model; `python3 tests/nvidia/yolo-s.py MODEL.onnx` makes one");
     };
     let wants = |part: &str| match parts {
-        [] => part != "ways",
+        [] => !["ways", "providers"].contains(&part),
         parts => parts.iter().any(|p| p == part),
     };
     let manifest = std::env::temp_dir().join("weir-bench-nvidia.toml");
@@ -101,7 +103,8 @@ fn main() {
         manifest,
         figures: Mutex::default(),
     };
-    let parts: [(&str, Part); 7] = [
+    let parts: [(&str, Part); 8] = [
+        ("providers", Bench::providers),
         ("ways", Bench::ways),
         ("engine", Bench::engine),
         ("decode", Bench::decode),
@@ -161,9 +164,10 @@ impl Bench {
             manifest: self.manifest.clone(),
             classes: Vec::new(),
         };
-        let runtime = self
-            .runtime
-            .get_or_init(|| Arc::new(load_runtime(None).unwrap_or_else(|fault| panic!("{fault}"))));
+        let runtime = self.runtime.get_or_init(|| {
+            let runtime = load_runtime(None).unwrap_or_else(|fault| panic!("{fault}"));
+            Arc::new(runtime.with_tensorrt_rtx(std::env::var_os("WEIR_RTX").map(PathBuf::from)))
+        });
         let device = Nvidia::on(Arc::clone(&self.gpu), Arc::clone(runtime), &model, 32);
         device.unwrap_or_else(|fault| panic!("{fault}")).with_tuning(tuning)
     }
@@ -190,6 +194,36 @@ impl Bench {
             .collect();
         times.sort_by(f64::total_cmp);
         batch as f64 / times[times.len() / 2]
+    }
+
+    fn providers(&self) {
+        let folder = std::env::var_os("WEIR_ENGINES").map(PathBuf::from);
+        let folder = folder.unwrap_or_else(|| weir::config::cache_dir().join("engines"));
+        println!("\nnetwork alone, frames a second, runs one behind the other");
+        println!("| provider | warm in s | 1 | 8 |\n|---|---|---|---|");
+        for provider in [Provider::Cuda, Provider::TensorRt, Provider::TensorRtRtx] {
+            let before = self.clock.now();
+            let engine = self
+                .device(Tuning::default())
+                .settle(&[provider], &folder)
+                .and_then(|device| device.engine());
+            let engine = engine.and_then(|mut engine| engine.run_network(8, 1).map(|()| engine));
+            let mut engine = match engine {
+                Ok(engine) => engine,
+                Err(fault) => {
+                    println!("| {provider} | {fault} | | |");
+                    self.note(format!("provider {provider}"), json!({ "refused": fault.to_string() }));
+                    continue;
+                }
+            };
+            let warm = self.seconds(before);
+            let fps = [1, 8].map(|batch| self.raw(&mut engine, batch, 16));
+            println!("| {provider} | {warm:.1} | {:.0} | {:.0} |", fps[0], fps[1]);
+            self.note(
+                format!("provider {provider}"),
+                json!({ "warm_s": warm, "batches": [1, 8], "fps": fps }),
+            );
+        }
     }
 
     fn ways(&self) {

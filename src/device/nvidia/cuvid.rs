@@ -16,6 +16,10 @@ use crate::fault::{Fault, Who};
 pub const CODEC_H264: c_uint = 4;
 /// `cudaVideoCodec`.
 pub const CODEC_HEVC: c_uint = 8;
+/// `cudaVideoCodec`.
+pub const CODEC_VP9: c_uint = 10;
+/// `cudaVideoCodec`.
+pub const CODEC_AV1: c_uint = 11;
 /// `cudaVideoSurfaceFormat`.
 pub const SURFACE_NV12: c_uint = 0;
 /// `cudaVideoDeinterlaceMode`: leave the lines as they are.

@@ -43,6 +43,10 @@ pub enum Codec {
     H264,
     /// ITU-T H.265.
     H265,
+    /// VP9, superframe by superframe.
+    Vp9,
+    /// AV1, temporal unit by temporal unit.
+    Av1,
 }
 
 impl Codec {
@@ -51,6 +55,8 @@ impl Codec {
         match self {
             Codec::H264 => "h264",
             Codec::H265 => "h265",
+            Codec::Vp9 => "vp9",
+            Codec::Av1 => "av1",
         }
     }
 
@@ -58,11 +64,13 @@ impl Codec {
         match self {
             Codec::H264 => cuvid::CODEC_H264,
             Codec::H265 => cuvid::CODEC_HEVC,
+            Codec::Vp9 => cuvid::CODEC_VP9,
+            Codec::Av1 => cuvid::CODEC_AV1,
         }
     }
 }
 
-/// One access unit, in byte stream format (annex B).
+/// One access unit: H.264 and H.265 in byte stream format (annex B), VP9 a superframe, AV1 a temporal unit in low-overhead format.
 #[derive(Clone, Copy, Debug)]
 pub struct Unit<'a> {
     /// Its bytes.
@@ -182,9 +190,14 @@ impl Decoder {
     /// A decoder of one stream, of whose pictures at most `most` are out at a time.
     ///
     /// # Errors
-    /// When the driver refuses.
+    /// When the chip has no decoder for this codec (`unsupported`), or the driver refuses.
     pub fn new(gpu: &Arc<Gpu>, codec: Codec, most: usize) -> Result<Decoder, Fault> {
         gpu.bind()?;
+        // No chip takes a codec in other kinds than this one only; what a stream asks for beyond is seen when it begins.
+        if gpu.caps(codec.number(), 1, 0)?.is_supported == 0 {
+            let message = format!("the GPU does not decode {}", codec.name());
+            return Err(Fault::new(Who::Device, "unsupported", message).retry(Retry::Soon));
+        }
         let state = Box::into_raw(Box::new(State {
             gpu: Arc::clone(gpu),
             codec,
@@ -246,6 +259,7 @@ impl Decoder {
         out: &mut Vec<Decoded>,
     ) -> Result<(), Fault> {
         self.gpu.bind()?;
+        self.gpu.traffic.sent(data.len());
         let mut packet =
             SourceDataPacket { flags, payload_size: data.len() as u64, payload: data.as_ptr(), timestamp };
         // SAFETY: the packet and its bytes live through the call, and no reference into the state exists: the callbacks make one each.

@@ -18,6 +18,7 @@
 mod lane;
 mod session;
 mod sieve;
+pub mod tensorrt;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,12 +26,13 @@ use std::time::Duration;
 
 use cudarc::driver::{CudaEvent, CudaStream};
 
-pub use self::session::Tuning;
+pub use self::session::{Setup, Tuning};
 pub use self::sieve::{Outputs, Sifted, float};
 
 use self::lane::{Lane, Loaded};
 use self::session::{is_half, open_session, sifted, signature};
 use self::sieve::Shape;
+use self::tensorrt::Plan;
 use super::Pixels;
 use super::gpu::{self, Gpu};
 use super::kernels::{Kernels, Slot};
@@ -61,7 +63,9 @@ pub struct NvidiaEngine {
     /// One for all rungs where runs are recorded; else one a rung, made with it: a session that gets another shape than the last time
     /// builds all of its convolutions anew, which takes a second.
     sessions: Vec<ort::session::Session>,
-    open: Box<dyn Fn() -> Result<ort::session::Session, Fault> + Send>,
+    open: Box<dyn Fn(usize) -> Result<ort::session::Session, Fault> + Send>,
+    /// TensorRT's engines, where it is used.
+    plan: Option<Arc<Plan>>,
     outputs: Vec<TensorInfo>,
     pending: Vec<Loaded>,
     /// Lanes whose batch was submitted and not collected, the oldest first.
@@ -112,24 +116,26 @@ impl NvidiaEngine {
         spec: Arc<ModelSpec>,
         bytes: &Arc<[u8]>,
         max_batch: usize,
-        tuning: Tuning,
+        setup: &Setup,
     ) -> Result<NvidiaEngine, Fault> {
         gpu.bind()?;
         let streams = Streams::new(gpu)?;
         let open = {
             let (runtime, bytes) = (Arc::clone(runtime), Arc::clone(bytes));
             let (spec, stream) = (Arc::clone(&spec), Arc::clone(&streams.network));
-            move |tuning| open_session(&runtime, &spec.name, &bytes, &stream, tuning)
+            move |setup: &Setup, frames| open_session(&runtime, &spec.name, &bytes, &stream, setup, frames)
         };
-        let recorded = tuning.graphs.then(|| open(tuning));
+        // TensorRT's provider has its own way to record, of which two lanes on one session cannot make use.
+        let recorded = (setup.tuning.graphs && setup.plan.is_none()).then(|| open(setup, RUNGS[0]));
         // A record holds no copies to the host, and nothing that the CPU does.
         let recorded = recorded
             .and_then(Result::ok)
             .filter(|session| sifted(&spec, &signature(session.outputs())).is_some());
         let graphs = recorded.is_some();
+        let plain = Setup { tuning: Tuning { graphs, ..setup.tuning }, plan: setup.plan.clone() };
         let session = match recorded {
             Some(session) => session,
-            None => open(Tuning { graphs, ..tuning })?,
+            None => open(&plain, RUNGS[0])?,
         };
         let outputs = signature(session.outputs());
         let batch = check_input(&signature(session.inputs()), &spec)?;
@@ -148,7 +154,8 @@ impl NvidiaEngine {
         Ok(NvidiaEngine {
             lanes: lanes.collect::<Result<_, _>>()?,
             sessions: vec![session],
-            open: Box::new(move || open(Tuning { graphs, ..tuning })),
+            plan: setup.plan.clone(),
+            open: Box::new(move |frames| open(&plain, frames)),
             outputs,
             pending: Vec::new(),
             flying: VecDeque::new(),
@@ -217,8 +224,9 @@ impl NvidiaEngine {
         let made = self.lanes[0].largest();
         let missing: Vec<usize> = self.ladder.iter().copied().filter(|rung| *rung > made).collect();
         for frames in missing {
+            self.say_build(frames);
             if !self.graphs && self.lanes[0].largest() > 0 {
-                self.sessions.push((self.open)()?);
+                self.sessions.push((self.open)(frames)?);
             }
             let session = self.sessions.len() - 1;
             for (number, lane) in self.lanes.iter_mut().enumerate() {
@@ -241,6 +249,14 @@ impl NvidiaEngine {
         let beyond =
             || Fault::new(Who::Bug, "batch", format!("a batch of {count} is larger than the ladder"));
         self.lanes[0].rung(count).ok_or_else(beyond)
+    }
+
+    /// Minutes without a word would look like a hang.
+    fn say_build(&self, frames: usize) {
+        let Some(plan) = self.plan.as_ref().filter(|plan| !plan.is_built(frames)) else { return };
+        let (rung, rungs) =
+            (self.ladder.iter().position(|rung| *rung == frames).map_or(0, |at| at + 1), self.ladder.len());
+        tracing::info!(batch = frames, rung, rungs, folder = %plan.folder(frames).display(), "Building the engine with {}; it is kept.", plan.provider);
     }
 
     /// Which session a rung is bound to.

@@ -1,13 +1,13 @@
 //! The GPU itself: finding it, its memory, and what its driver's errors mean in our words.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{self, CUdeviceptr};
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result};
 
-use super::cuvid::{CODEC_H264, CODEC_HEVC, Cuvid, DecodeCaps};
+use super::cuvid::{CODEC_AV1, CODEC_H264, CODEC_HEVC, CODEC_VP9, Cuvid, DecodeCaps};
 use crate::device::software::preprocess::Geometry;
 use crate::fault::{Fault, Retry, Who};
 
@@ -25,12 +25,36 @@ pub struct Gpu {
     pub name: String,
     /// How many there are now.
     pub(super) decoders: AtomicUsize,
+    /// What has crossed the bus for pictures.
+    pub(super) traffic: Traffic,
     /// Held to make a decoder, or to destroy one: 50 ms of the driver's lock. Many that try at once would not let anybody decode until
     /// the last one has it.
     pub(super) making: Mutex<()>,
     /// What the decoder can do, by codec, chroma format and depth. To ask takes 12 ms, and 100 cameras that ask at once wait for one
     /// another for seconds.
     caps: Mutex<HashMap<(u32, u32, u32), DecodeCaps>>,
+}
+
+/// Bytes between host and GPU, counted where weir starts a copy: what a driver or ONNX Runtime moves for itself is not in it.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    to_device: AtomicU64,
+    from_device: AtomicU64,
+}
+
+impl Traffic {
+    pub fn sent(&self, bytes: usize) {
+        self.to_device.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub fn fetched(&self, bytes: usize) {
+        self.from_device.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// To the GPU, and from it.
+    pub fn read(&self) -> [u64; 2] {
+        [self.to_device.load(Relaxed), self.from_device.load(Relaxed)]
+    }
 }
 
 impl Gpu {
@@ -68,9 +92,21 @@ impl Gpu {
             context,
             name,
             decoders: AtomicUsize::new(0),
+            traffic: Traffic::default(),
             making: Mutex::default(),
             caps: Mutex::default(),
         }))
+    }
+
+    /// The CUDA that its driver knows, as the driver counts: 13000.
+    ///
+    /// # Errors
+    /// When the driver does not answer.
+    pub fn driver_version(&self) -> Result<i32, Fault> {
+        let mut version = 0;
+        // SAFETY: writes one integer.
+        let status = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+        check("the driver does not say its version", status as u32).map(|()| version)
     }
 
     /// Video decoders that this process has now.
@@ -87,7 +123,9 @@ impl Gpu {
             Ok(_) => format!("no {name}"),
             Err(fault) => fault.message,
         };
-        format!("{}, {}", one("H.264", CODEC_H264), one("H.265", CODEC_HEVC))
+        [("H.264", CODEC_H264), ("H.265", CODEC_HEVC), ("VP9", CODEC_VP9), ("AV1", CODEC_AV1)]
+            .map(|(name, codec)| one(name, codec))
+            .join(", ")
     }
 
     /// What the decoder can do.
@@ -186,6 +224,11 @@ impl Memory {
         let at = unsafe { result::malloc_sync(bytes.max(1)) }
             .map_err(|e| driver("no memory for the engine", &e))?;
         Ok(Memory { gpu: Arc::clone(gpu), at })
+    }
+
+    /// Where it is.
+    pub(super) fn gpu(&self) -> &Gpu {
+        &self.gpu
     }
 
     /// Where it begins.
@@ -337,6 +380,7 @@ impl Surface {
         let mut bytes = vec![0; self.bytes()];
         // SAFETY: as long as the block, which nobody writes while `self` is borrowed.
         unsafe { result::memcpy_dtoh_sync(&mut bytes, self.at()) }.map_err(failed)?;
+        self.pool.gpu.traffic.fetched(bytes.len());
         Ok(bytes)
     }
 
@@ -350,6 +394,7 @@ impl Surface {
         // SAFETY: no longer than the block, which `&mut self` has alone.
         unsafe { result::memcpy_htod_sync(self.at(), bytes) }
             .map_err(|e| driver("a picture cannot be uploaded", &e))?;
+        self.pool.gpu.traffic.sent(bytes.len());
         // The last part may still be on its way (CUDA driver API, "API synchronization behavior").
         let stream = self.pool.gpu.context.default_stream();
         self.written().record(&stream).map_err(|e| driver("a picture cannot be uploaded", &e))

@@ -10,6 +10,7 @@
 //! | `decoder` | access units to pictures |
 //! | `kernels` | our kernels |
 //! | `engine` | pictures to outputs |
+//! | `nvenc` | whether the chip encodes, and why not |
 //! | `nvml` | how busy the GPU is |
 //! | `source` | a camera's GStreamer pipeline, up to access units |
 
@@ -21,13 +22,15 @@ pub mod decoder;
 pub mod engine;
 pub mod gpu;
 pub mod kernels;
+pub mod nvenc;
 pub mod nvml;
 pub mod source;
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config;
+use crate::config::{self, Execution, Provider};
 use crate::device::accelerator::Report;
 use crate::device::canvas::{Canvas, Colour};
 use crate::device::software::preprocess::{Geometry, PixelFormat, Planes};
@@ -39,6 +42,7 @@ use crate::frame::Still;
 use crate::model::manifest::Manifest;
 use crate::model::spec::ModelSpec;
 
+use engine::tensorrt::Plan;
 use gpu::{Gpu, Layout, Pool, Surface};
 
 /// Stills that may be on the GPU at a time.
@@ -55,7 +59,9 @@ pub struct Nvidia {
     spec: Arc<ModelSpec>,
     model: Arc<[u8]>,
     max_batch: usize,
-    tuning: engine::Tuning,
+    setup: engine::Setup,
+    /// What became of the providers that were asked for before the one that is used.
+    refused: String,
     stills: Arc<Pool>,
     meter: nvml::Meter,
     /// Cameras whose stream NVDEC does not take.
@@ -69,8 +75,50 @@ impl Nvidia {
     /// A missing driver, library, manifest or model.
     pub fn new(model: &config::Model, infer: &config::Infer, max_batch: usize) -> Result<Nvidia, Fault> {
         let gpu = Gpu::open(0)?;
-        let runtime = session::load_runtime(infer.onnxruntime.as_deref())?;
-        Nvidia::on(gpu, Arc::new(runtime), model, max_batch)
+        let runtime = session::load_runtime(infer.onnxruntime.as_deref())?
+            .with_tensorrt_rtx(infer.tensorrt_rtx.clone());
+        let asked = match &infer.execution {
+            Execution::Order(order) => order.iter().copied().filter(|p| p.is_nvidia()).collect(),
+            Execution::Auto => vec![Provider::Cuda],
+        };
+        Nvidia::build(gpu, Arc::new(runtime), model, max_batch)?.settle(&asked, &infer.engine_cache)
+    }
+
+    /// Opens the model on the first of these providers that takes it. Asked now, not on the `infer` thread: another one may be allowed.
+    ///
+    /// # Errors
+    /// When none does: what is wrong with each.
+    pub fn settle(mut self, asked: &[Provider], cache: &Path) -> Result<Nvidia, Fault> {
+        let mut last = None;
+        for &provider in asked {
+            match self.plan(provider, cache).and_then(|plan| {
+                self.setup.plan = plan;
+                self.open_engine(1)
+            }) {
+                Ok(engine) => {
+                    drop(engine);
+                    return Ok(self);
+                }
+                Err(why) => {
+                    tracing::warn!("{provider} cannot be used: {why}");
+                    self.refused += &format!("{provider} cannot be used: {}; ", why.message);
+                    last = Some(why);
+                }
+            }
+        }
+        let none = || Fault::new(Who::Bug, "no_provider", "no provider was asked for");
+        Err(last.map_or_else(none, |why| Fault {
+            message: self.refused.trim_end_matches("; ").to_owned(),
+            ..why
+        }))
+    }
+
+    fn plan(&self, provider: Provider, cache: &Path) -> Result<Option<Arc<Plan>>, Fault> {
+        if provider == Provider::Cuda {
+            return Ok(None);
+        }
+        Plan::new(provider, &self.gpu, &self.runtime, &self.spec, &self.model, cache)
+            .map(|plan| Some(Arc::new(plan)))
     }
 
     /// The same with what is open already: a process can have ONNX Runtime only once.
@@ -83,6 +131,15 @@ impl Nvidia {
         model: &config::Model,
         max_batch: usize,
     ) -> Result<Nvidia, Fault> {
+        Nvidia::build(gpu, runtime, model, max_batch)?.settle(&[Provider::Cuda], Path::new(""))
+    }
+
+    fn build(
+        gpu: Arc<Gpu>,
+        runtime: Arc<session::Runtime>,
+        model: &config::Model,
+        max_batch: usize,
+    ) -> Result<Nvidia, Fault> {
         let kernels = Arc::new(kernels::Kernels::compile(&gpu)?);
         let manifest = Manifest::load_one_fault(&model.manifest)?;
         manifest.verify(&model.file)?;
@@ -90,7 +147,7 @@ impl Nvidia {
             let message = format!("model {} cannot be read: {e}", model.file.display());
             Fault::new(Who::Config, "bad_model", message)
         })?;
-        let device = Nvidia {
+        Ok(Nvidia {
             stills: Pool::new(Arc::clone(&gpu), MOST_STILLS),
             meter: nvml::Meter::start(&gpu),
             gpu,
@@ -99,18 +156,16 @@ impl Nvidia {
             spec: Arc::new(manifest.spec),
             model: bytes.into(),
             max_batch,
-            tuning: engine::Tuning::default(),
+            setup: engine::Setup::default(),
+            refused: String::new(),
             by_software: Arc::default(),
-        };
-        // Asked now, not on the `infer` thread: another provider may be allowed.
-        drop(device.open_engine(1)?);
-        Ok(device)
+        })
     }
 
     /// The same, with the provider set up otherwise.
     #[must_use]
     pub fn with_tuning(mut self, tuning: engine::Tuning) -> Nvidia {
-        self.tuning = tuning;
+        self.setup.tuning = tuning;
         self
     }
 
@@ -128,7 +183,9 @@ impl Nvidia {
     pub fn describe(&self, asked: &config::Execution) -> String {
         let (name, decoder) = (&self.gpu.name, self.gpu.describe_decoder());
         let library = self.runtime.library.display();
-        format!("asked for {asked}, got cuda; {name}; NVDEC: {decoder}; ONNX Runtime at {library}")
+        let got = self.setup.plan.as_ref().map_or(Provider::Cuda, |plan| plan.provider);
+        let refused = &self.refused;
+        format!("asked for {asked}, got {got}; {refused}{name}; NVDEC: {decoder}; ONNX Runtime at {library}")
     }
 
     fn open_engine(&self, max_batch: usize) -> Result<engine::NvidiaEngine, Fault> {
@@ -139,7 +196,7 @@ impl Nvidia {
             Arc::clone(&self.spec),
             &self.model,
             max_batch,
-            self.tuning,
+            &self.setup,
         )
     }
 }
@@ -204,7 +261,9 @@ impl Device for Nvidia {
     }
 
     fn report(&self) -> Option<Report> {
-        Some(Report { decoders: self.gpu.decoders(), ..self.meter.last() })
+        let [to_device_bytes, from_device_bytes] = self.gpu.traffic.read();
+        let decoders = self.gpu.decoders();
+        Some(Report { decoders, to_device_bytes, from_device_bytes, ..self.meter.last() })
     }
 
     fn picture(&self, still: Still) -> Result<Pixels, Fault> {

@@ -95,6 +95,7 @@ functions! {
     utilization = "nvmlDeviceGetUtilizationRates" (Handle, *mut Utilization);
     decoder = "nvmlDeviceGetDecoderUtilization" (Handle, *mut c_uint, *mut c_uint);
     encoder = "nvmlDeviceGetEncoderUtilization" (Handle, *mut c_uint, *mut c_uint);
+    encoder_stats = "nvmlDeviceGetEncoderStats" (Handle, *mut c_uint, *mut c_uint, *mut c_uint);
     memory = "nvmlDeviceGetMemoryInfo" (Handle, *mut Memory);
     clock = "nvmlDeviceGetClockInfo" (Handle, c_uint, *mut c_uint);
     pcie = "nvmlDeviceGetPcieThroughput" (Handle, c_uint, *mut c_uint);
@@ -171,6 +172,10 @@ impl Nvml {
         let decoder = ask(|to| unsafe { (f.decoder)(gpu, to, &raw mut period) });
         // SAFETY: see above.
         let encoder = ask(|to| unsafe { (f.encoder)(gpu, to, &raw mut period) });
+        let (mut fps, mut latency) = (0, 0);
+        // SAFETY: see above.
+        let sessions: Option<c_uint> =
+            ask(|to| unsafe { (f.encoder_stats)(gpu, to, &raw mut fps, &raw mut latency) });
         // SAFETY: see above.
         let memory = ask(|to: &mut Memory| unsafe { (f.memory)(gpu, to) });
         // SAFETY: see above.
@@ -192,6 +197,7 @@ impl Nvml {
             utilization_ratio: utilization.map(|u| percent(u.gpu)),
             decoder_utilization_ratio: decoder.map(percent),
             encoder_utilization_ratio: encoder.map(percent),
+            encoder_sessions: sessions.map(u64::from),
             memory_total_bytes: memory.map(|m| m.total),
             memory_used_bytes: memory.map(|m| m.used),
             sm_clock_hertz: clock.map(|mhz| f64::from(mhz) * 1e6),
@@ -201,7 +207,7 @@ impl Nvml {
             temperature_celsius: temperature.map(f64::from),
             throttle_bits,
             throttle: throttle_bits.map_or_else(Vec::new, throttle_words),
-            decoders: 0,
+            ..Report::default()
         }
     }
 }

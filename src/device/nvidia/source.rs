@@ -103,6 +103,17 @@ pub fn open(
     Ok(NvidiaSource::Nvdec(source))
 }
 
+/// What NVDEC could decode, by GStreamer's name of it.
+fn codec_of(media: &str) -> Option<Codec> {
+    Some(match media {
+        "video/x-h264" => Codec::H264,
+        "video/x-h265" => Codec::H265,
+        "video/x-vp9" => Codec::Vp9,
+        "video/x-av1" => Codec::Av1,
+        _ => return None,
+    })
+}
+
 /// Puts the parser for the stream's codec between `parse` and `units` when it is known which that is.
 fn link_parser(
     pipeline: &gst::Pipeline,
@@ -121,16 +132,22 @@ fn link_parser(
         }
         // A second video stream is not looked at.
         let Some(sink) = sink else { return };
-        let (parser, wanted) = match media.as_str() {
-            "video/x-h264" => ("h264parse", "video/x-h264,stream-format=byte-stream,alignment=au"),
-            "video/x-h265" => ("h265parse", "video/x-h265,stream-format=byte-stream,alignment=au"),
-            other => {
-                let message = format!("the GPU path decodes H.264 and H.265, not {other}");
+        let (parser, wanted) = match codec_of(&media) {
+            Some(Codec::H264) => ("h264parse", "video/x-h264,stream-format=byte-stream,alignment=au"),
+            Some(Codec::H265) => ("h265parse", "video/x-h265,stream-format=byte-stream,alignment=au"),
+            Some(Codec::Vp9) => ("vp9parse", "video/x-vp9,alignment=super-frame"),
+            Some(Codec::Av1) => ("av1parse", "video/x-av1,stream-format=obu-stream,alignment=tu"),
+            None => {
+                let message = format!("the GPU path decodes H.264, H.265, VP9 and AV1, not {media}");
                 return unsupported(&Fault::new(Who::Device, "unsupported", message).retry(Retry::Soon));
             }
         };
         let linked = || -> Option<()> {
-            let parser = gst::ElementFactory::make(parser).property("config-interval", -1i32).build().ok()?;
+            let parser = gst::ElementFactory::make(parser).build().ok()?;
+            // VP9 and AV1 carry what a decoder needs in each key frame.
+            if parser.has_property("config-interval") {
+                parser.set_property("config-interval", -1i32);
+            }
             let filter = gst::ElementFactory::make("capsfilter")
                 .property("caps", wanted.parse::<gst::Caps>().ok()?)
                 .build()
@@ -209,7 +226,7 @@ impl Feeder {
     /// The stream is another one now: the pictures of the old one that are still inside are given up.
     fn change(&mut self, caps: gst::Caps) -> Result<(), Fault> {
         let Some(structure) = caps.structure(0) else { return Ok(()) };
-        let codec = if structure.name() == "video/x-h265" { Codec::H265 } else { Codec::H264 };
+        let Some(codec) = codec_of(structure.name()) else { return Ok(()) };
         let fps = structure.get::<gst::Fraction>("framerate").ok();
         let fps = fps.filter(|fps| fps.numer() > 0).map(|fps| fps.numer() as f32 / fps.denom() as f32);
         let reader = software::reader_of(structure);

@@ -103,7 +103,7 @@ fn try_all(tried: &[Provider], candidate: Candidate<'_>, clock: &dyn Clock) -> R
         let opened = match provider {
             Provider::Cpu => cpu.take().map_or_else(|| candidate.open(provider), Ok),
             Provider::OpenVino => candidate.open(provider),
-            Provider::Cuda => Err(Fault::new(
+            Provider::Cuda | Provider::TensorRt | Provider::TensorRtRtx => Err(Fault::new(
                 Who::Config,
                 "no_provider",
                 "its pictures would be on the GPU: only `weir run` can use it",
@@ -145,7 +145,7 @@ fn decide(asked: &Execution, trials: &[Trial]) -> Option<Provider> {
         Execution::Auto => usable
             .map(|(provider, service)| match provider {
                 Provider::Cpu => (provider, service * WORTH),
-                Provider::OpenVino | Provider::Cuda => (provider, service),
+                _ => (provider, service),
             })
             .min_by(|a, b| a.1.total_cmp(&b.1))
             .map(|(provider, _)| provider),

@@ -19,6 +19,8 @@ pub const LIBRARY_ENV: &str = "ORT_DYLIB_PATH";
 
 /// The plugin's library, inside the wheel and wherever it is put.
 const OPENVINO_LIBRARY: &str = "libonnxruntime_providers_openvino_plugin.so";
+/// The same of TensorRT-RTX's.
+const RTX_LIBRARY: &str = "libonnxruntime_providers_nv_tensorrt_rtx.so";
 
 /// The loaded library.
 #[derive(Debug)]
@@ -30,6 +32,10 @@ pub struct Runtime {
     openvino: Option<PathBuf>,
     /// What came of loading OpenVINO's plugin, which is done once, when it is first asked for.
     registered: OnceLock<Result<PathBuf, Fault>>,
+    /// `[infer] tensorrt_rtx`.
+    tensorrt_rtx: Option<PathBuf>,
+    /// The same for TensorRT-RTX.
+    rtx_registered: Box<OnceLock<Result<PathBuf, Fault>>>,
 }
 
 impl Runtime {
@@ -67,33 +73,80 @@ impl Runtime {
         registered.as_deref().map_err(Clone::clone)
     }
 
+    /// The same, with TensorRT-RTX's plugin at `path` and nowhere else.
+    #[must_use]
+    pub fn with_tensorrt_rtx(mut self, path: Option<PathBuf>) -> Runtime {
+        self.tensorrt_rtx = path;
+        self
+    }
+
+    /// Loads TensorRT-RTX's plugin, as [`Runtime::openvino`] does; the GPU has this compute capability.
+    ///
+    /// # Errors
+    /// When it is not here, cannot be loaded, or does not take the GPU.
+    pub(crate) fn tensorrt_rtx(&self, capability: &str) -> Result<&Path, Fault> {
+        let registered = self.rtx_registered.get_or_init(|| {
+            let remedy = "unpack the PyPI wheel `onnxruntime-ep-nv-tensorrt-rtx-cu13`, put its folder into LD_LIBRARY_PATH, and name its \
+                 libonnxruntime_providers_nv_tensorrt_rtx.so in [infer] tensorrt_rtx";
+            let fault = |message: String| Fault::new(Who::Device, "no_tensorrt_rtx", message).remedy(remedy);
+            let places = match &self.tensorrt_rtx {
+                Some(path) => vec![path.clone()],
+                None => plugin_candidates("tensorrt-rtx", RTX_LIBRARY),
+            };
+            let Some(library) = places.iter().find(|p| p.is_file()) else {
+                return Err(fault(format!("its plugin was not found; searched: {}", listed(&places))));
+            };
+            self.environment.register_ep_library("tensorrt-rtx", library).map_err(|e| {
+                let why = first_line(&e.to_string()).to_owned();
+                fault(format!("its plugin at {} cannot be loaded: {why}", library.display()))
+            })?;
+            if self.devices(Provider::TensorRtRtx).next().is_none() {
+                let message = format!(
+                    "its plugin does not take this GPU, of compute capability {capability} (version 0.5 knows 8.6, 8.9 and from 12.0 on)"
+                );
+                return Err(Fault::new(Who::Device, "no_tensorrt_rtx", message));
+            }
+            Ok(library.clone())
+        });
+        registered.as_deref().map_err(Clone::clone)
+    }
+
     /// What sessions are built in.
     pub(crate) fn environment(&self) -> &Environment {
         &self.environment
     }
 
-    /// The processor, as this provider offers it; no GPU or NPU that it may see too.
-    fn devices(&self, provider: Provider) -> impl Iterator<Item = ort::device::Device<'_>> {
+    /// The processor, as this provider offers it, or for NVIDIA's providers the first GPU; nothing else that it may see too.
+    pub(crate) fn devices(&self, provider: Provider) -> impl Iterator<Item = ort::device::Device<'_>> {
         let name = match provider {
             Provider::Cpu => "CPUExecutionProvider",
             Provider::OpenVino => "OpenVINOExecutionProvider",
             Provider::Cuda => "CUDAExecutionProvider",
+            Provider::TensorRt => "TensorrtExecutionProvider",
+            Provider::TensorRtRtx => "NvTensorRTRTXExecutionProvider",
         };
-        let is_cpu = |d: &ort::device::Device<'_>| d.hardware_device().ty() == ort::memory::DeviceType::CPU;
-        self.environment.devices().filter(move |d| d.ep().is_ok_and(|ep| ep == name) && is_cpu(d)).take(1)
+        let wanted =
+            if provider.is_nvidia() { ort::memory::DeviceType::GPU } else { ort::memory::DeviceType::CPU };
+        let fits = move |d: &ort::device::Device<'_>| d.hardware_device().ty() == wanted;
+        self.environment.devices().filter(move |d| d.ep().is_ok_and(|ep| ep == name) && fits(d)).take(1)
     }
 }
 
 /// Where OpenVINO's plugin is searched when the configuration does not name it: beside the binary's folder, and in
 /// the cache folder of `cargo xtask setup --openvino`.
 pub fn openvino_candidates() -> Vec<PathBuf> {
+    plugin_candidates("openvino", OPENVINO_LIBRARY)
+}
+
+/// The same for any plugin.
+fn plugin_candidates(folder: &str, library: &str) -> Vec<PathBuf> {
     let mut places = Vec::new();
     if let Ok(exe) = std::env::current_exe()
         && let Some(root) = exe.parent().and_then(Path::parent)
     {
-        places.push(root.join("lib/weir/openvino").join(OPENVINO_LIBRARY));
+        places.push(root.join("lib/weir").join(folder).join(library));
     }
-    places.push(crate::config::cache_dir().join("openvino").join(OPENVINO_LIBRARY));
+    places.push(crate::config::cache_dir().join(folder).join(library));
     places
 }
 
@@ -134,7 +187,14 @@ pub fn load_runtime(configured: Option<&Path>) -> Result<Runtime, Fault> {
         .with_telemetry(false)
         .build()
         .map_err(|e| failed(&e))?;
-    Ok(Runtime { environment, library: library.clone(), openvino: None, registered: OnceLock::new() })
+    Ok(Runtime {
+        environment,
+        library: library.clone(),
+        openvino: None,
+        registered: OnceLock::new(),
+        tensorrt_rtx: None,
+        rtx_registered: Box::default(),
+    })
 }
 
 /// Where the library is searched when the configuration does not name it, in this order:
@@ -325,6 +385,11 @@ impl Output {
         let len: usize = self.shape.iter().product();
         let data = self.all().get(slot * len..(slot + 1) * len).unwrap_or_default();
         TensorView { shape: &self.shape, data }
+    }
+
+    /// How long it is, as numbers of 32 bits.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(self.all())
     }
 
     fn all(&self) -> &[f32] {

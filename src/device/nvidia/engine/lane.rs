@@ -165,6 +165,7 @@ impl Lane {
         let bytes = Slot::as_bytes(&slots);
         let description = &mut self.description.as_mut_slice().map_err(failed)?[..bytes.len()];
         description.copy_from_slice(bytes);
+        self.described.gpu().traffic.sent(bytes.len());
         // SAFETY: both have room for the largest batch, and this lane's last batch has been collected: nothing reads them. The surfaces
         // are held in `loaded` until this one has been.
         unsafe {
@@ -196,6 +197,7 @@ impl Lane {
             })?;
             let output = Output::new(&info.name, value)
                 .map_err(|e| Fault::new(Who::Device, "engine", format!("model {name}: {e}")))?;
+            self.described.gpu().traffic.fetched(output.bytes());
             tensors.push(output);
         }
         self.whole = Some(tensors);

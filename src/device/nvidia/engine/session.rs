@@ -8,6 +8,8 @@ use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
+use super::tensorrt::Plan;
+use crate::config::Provider;
 use crate::device::software::session::{Runtime, TensorInfo, first_line};
 use crate::fault::{Fault, Who};
 use crate::model::spec::{Family, ModelSpec};
@@ -46,8 +48,64 @@ pub(super) fn engine_fault(model: &str, error: &dyn std::fmt::Display) -> Fault 
     Fault::new(Who::Device, "engine", format!("model {model}: the engine failed: {why}"))
 }
 
-/// Opens the model on the CUDA provider.
+/// What runs the network, and how it is set up.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// The CUDA provider.
+    pub tuning: Tuning,
+    /// TensorRT, before it; `None`: CUDA alone.
+    pub plan: Option<Arc<Plan>>,
+}
+
+/// Opens the model for batches of `frames`: only TensorRT needs to know.
 pub(super) fn open_session(
+    runtime: &Runtime,
+    name: &str,
+    bytes: &[u8],
+    stream: &Arc<CudaStream>,
+    setup: &Setup,
+    frames: usize,
+) -> Result<ort::session::Session, Fault> {
+    let Some(plan) = &setup.plan else { return open_cuda(runtime, name, bytes, stream, setup.tuning) };
+    let bad = |e: &dyn std::fmt::Display| {
+        let why = first_line(&e.to_string()).to_owned();
+        let message = format!("model {name}: {} cannot be used: {why}", plan.provider);
+        Fault::new(Who::Device, "no_tensorrt", message)
+            .remedy("write \"cuda\" behind it in [infer] execution to go on without it")
+    };
+    let at = stream.cu_stream().cast();
+    let builder = ort::session::Session::builder(runtime.environment())
+        .map_err(|e| bad(&e))?
+        .with_optimization_level(GraphOptimizationLevel::All)
+        .map_err(|e| bad(&e))?
+        .with_intra_threads(1)
+        .map_err(|e| bad(&e))?;
+    let mut builder = if plan.provider == Provider::TensorRtRtx {
+        let options = plan.rtx_options(frames, at)?;
+        builder
+            // Else ONNX Runtime would run what the plugin refuses, and say nothing.
+            .with_config_entry("session.disable_cpu_ep_fallback", "1")
+            .map_err(|e| bad(&e))?
+            .with_devices(runtime.devices(plan.provider), Some(&options))
+            .map_err(|e| bad(&e))?
+    } else {
+        // SAFETY: the engine drops its stream after the session.
+        let trt = unsafe { plan.provider(frames, at)? };
+        // Nodes that TensorRT does not take run on CUDA, and the memory is CUDA's.
+        let cuda = ep::CUDA::default()
+            .with_device_id(0)
+            .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
+        // SAFETY: as above.
+        let cuda = unsafe { cuda.with_compute_stream(at) };
+        builder
+            .with_execution_providers([trt.build().error_on_failure(), cuda.build().error_on_failure()])
+            .map_err(|e| bad(&e))?
+    };
+    builder.commit_from_memory(bytes).map_err(|e| bad(&e))
+}
+
+/// Opens the model on the CUDA provider.
+fn open_cuda(
     runtime: &Runtime,
     name: &str,
     bytes: &[u8],

@@ -91,13 +91,17 @@ impl Sieve {
         let Shape { values, anchors, half, .. } = self.shape;
         let width = values + 1;
         let mut slots = Vec::with_capacity(count);
+        let traffic = &self.counts.gpu().traffic;
+        traffic.fetched(count * size_of::<i32>());
         for (slot, counted) in counted[..count].iter().enumerate() {
             let n = usize::try_from(*counted).unwrap_or(0);
             if n > MOST_FOUND {
+                traffic.fetched(values * anchors * if half { 2 } else { 4 });
                 let data = whole(output, half, slot, values * anchors).map_err(failed)?;
                 slots.push(Sifted { shape: [values, anchors], data });
                 continue;
             }
+            traffic.fetched(n * width * size_of::<f32>());
             let mut rows: Vec<&[f32]> =
                 rows[slot * MOST_FOUND * width..].chunks_exact(width).take(n).collect();
             // The GPU's order is that of chance.
