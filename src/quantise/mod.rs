@@ -2,8 +2,9 @@
 //! what that costs before it writes anything.
 //!
 //! Of the pictures that are used every other one is for measuring, the others are for comparing: a network is not judged on what it
-//! was fitted to. A value's range is the mean, over the pictures, of its smallest and of its largest: one odd picture does not
-//! coarsen all others. The edit itself is [`crate::model::int8`]'s.
+//! was fitted to. There is no best way to make a range of what was measured: outliers coarsen one network's values, and are what
+//! another one finds its objects by. All of [`WAYS`] are tried, and the one whose boxes are most alike on the measuring half is taken. The
+//! edit itself is [`crate::model::int8`]'s.
 
 pub mod score;
 
@@ -39,6 +40,33 @@ const LEAST_SCORE: f32 = 0.3;
 /// Fewer pictures than this say nothing about ranges.
 const FEWEST: u64 = 8;
 
+/// A way to make a value's range of what it was in the pictures.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Way {
+    /// From the smallest to the largest number in any picture.
+    Widest,
+    /// From the mean over the pictures of the smallest to that of the largest: one odd picture does not coarsen all others.
+    Mean,
+    /// The same with this part of the numbers of a picture left out at each end.
+    Cut(f32),
+}
+
+/// Those that are tried.
+pub const WAYS: [Way; 4] = [Way::Widest, Way::Mean, Way::Cut(0.000_1), Way::Cut(0.001)];
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Way::Widest => f.write_str("the widest ranges"),
+            Way::Mean => f.write_str("mean ranges"),
+            Way::Cut(part) => write!(f, "mean ranges without {} % at each end", 100.0 * part),
+        }
+    }
+}
+
+/// Of a tensor, numbers that are looked at: enough for the smallest part that is left out.
+const SAMPLE: usize = 1 << 16;
+
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -69,6 +97,7 @@ pub struct Quantised {
     weighted: (usize, usize),
     bytes: (usize, usize),
     pictures: (u64, u64),
+    way: Way,
     agreement: Agreement,
     precision: Option<(usize, f64, f64)>,
     /// The quickest run of each.
@@ -87,14 +116,27 @@ impl Job {
         let model = file::read(&self.model.file)?;
         let plan = int8::plan(&model)?;
         let (ranges, measured) = self.measure(&device, &model, &plan, progress)?;
-        let mut edited = model;
-        let edit = int8::apply(&mut edited, &plan, &ranges)?;
-        let bytes = edited.encode_to_vec();
+        let mut best: Option<(f64, usize, Vec<u8>, int8::Edit)> = None;
+        for (index, ranges) in ranges.iter().enumerate() {
+            let mut edited = model.clone();
+            let edit = int8::apply(&mut edited, &plan, ranges)?;
+            let bytes = edited.encode_to_vec();
+            let seen = self.compare(&device, &bytes, &clock, MEASURING)?.agreement;
+            let worth = seen.worth();
+            progress(&format!("{}: {seen}", WAYS[index]));
+            if best.as_ref().is_none_or(|(before, ..)| worth > *before) {
+                best = Some((worth, index, bytes, edit));
+            }
+        }
+        let Some((_, index, bytes, edit)) = best else {
+            return Err(refuse("no range was tried".to_owned()));
+        };
         progress("comparing");
-        let mut seen = self.compare(&device, &bytes, &clock)?;
+        let mut seen = self.compare(&device, &bytes, &clock, COMPARING)?;
         seen.weighted = plan.weighted;
         seen.bytes = edit.bytes;
         seen.pictures.0 = measured;
+        seen.way = WAYS[index];
         if seen.agreement.found() < f64::from(self.least) {
             return Err(refuse(format!(
                 "the network in integers finds {:.1} % of the boxes that it found in floats, and --least asks for {:.1} %",
@@ -143,27 +185,32 @@ impl Job {
         model: &ModelProto,
         plan: &Plan,
         progress: &mut dyn FnMut(&str),
-    ) -> Result<(HashMap<String, Range>, u64), Fault> {
+    ) -> Result<(Vec<HashMap<String, Range>>, u64), Fault> {
         let watched = int8::watched(model, plan).encode_to_vec();
         let name = &device.spec().name;
         let mut session = Session::open(device.runtime(), name, &watched, self.infer.threads)?;
         let mut engine = device.engine()?;
         let outputs: Vec<String> = session.outputs().iter().map(|o| o.name.clone()).collect();
         let input = device.spec().input.name.clone();
-        let mut sums: HashMap<String, (f64, f64)> = HashMap::new();
+        let mut sums: HashMap<String, [(f64, f64); WAYS.len()]> = HashMap::new();
+        let mut sample = Vec::with_capacity(SAMPLE);
         let mut count = 0;
         self.pictures(device, |used, _, frame| {
-            if used % 2 == 1 {
+            if used % 2 != MEASURING {
                 return Ok(());
             }
             engine.load(0, frame)?;
             let (dims, tensor) = engine.input(1);
             let results = session.run(&input, &dims, tensor)?;
             let mut add = |name: &str, values: &[f32]| {
-                let low = values.iter().copied().fold(f32::INFINITY, f32::min);
-                let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let sum = sums.entry(name.to_owned()).or_default();
-                *sum = (sum.0 + f64::from(low), sum.1 + f64::from(high));
+                let sums = sums.entry(name.to_owned()).or_default();
+                for ((sum, way), (low, high)) in sums.iter_mut().zip(WAYS).zip(reach(values, &mut sample)) {
+                    let (low, high) = (f64::from(low), f64::from(high));
+                    *sum = match way {
+                        Way::Widest => (sum.0.min(low), sum.1.max(high)),
+                        Way::Mean | Way::Cut(_) => (sum.0 + low, sum.1 + high),
+                    };
+                }
             };
             add(&input, tensor);
             for (index, name) in outputs.iter().enumerate() {
@@ -175,11 +222,22 @@ impl Job {
             }
             Ok(())
         })?;
-        let mean = |(low, high): (f64, f64)| ((low / count as f64) as f32, (high / count as f64) as f32);
-        Ok((sums.into_iter().map(|(name, sum)| (name, mean(sum))).collect(), count))
+        let ranges = WAYS.into_iter().enumerate().map(|(index, way)| {
+            let pictures = if way == Way::Widest { 1.0 } else { count as f64 };
+            let range = |(low, high): (f64, f64)| ((low / pictures) as f32, (high / pictures) as f32);
+            sums.iter().map(|(name, sums)| (name.clone(), range(sums[index]))).collect()
+        });
+        Ok((ranges.collect(), count))
     }
 
-    fn compare(&self, device: &Software, bytes: &[u8], clock: &dyn Clock) -> Result<Quantised, Fault> {
+    /// Compares with the old network on one half of the pictures.
+    fn compare(
+        &self,
+        device: &Software,
+        bytes: &[u8],
+        clock: &dyn Clock,
+        half: u64,
+    ) -> Result<Quantised, Fault> {
         let spec = device.spec();
         let truth = self.truth.as_deref().map(Truth::read).transpose()?;
         let class = spec.labels.iter().position(|l| **l == *self.label).and_then(|c| u16::try_from(c).ok());
@@ -201,7 +259,7 @@ impl Job {
         let mut precision = [Precision::default(), Precision::default()];
         let mut compared = 0;
         self.pictures(device, |used, number, frame| {
-            if used % 2 == 0 {
+            if used % 2 != half {
                 return Ok(());
             }
             compared += 1;
@@ -221,11 +279,34 @@ impl Job {
             weighted: (0, 0),
             bytes: (0, 0),
             pictures: (0, compared),
+            way: Way::Mean,
             agreement,
             precision: truth.map(|_| (boxes, old.average(), new.average())),
             run: (floats.quickest, integers.quickest),
         })
     }
+}
+
+/// Of the pictures that are used, the halves.
+const MEASURING: u64 = 0;
+const COMPARING: u64 = 1;
+
+/// From where to where the values of one picture reach, for each of [`WAYS`].
+fn reach(values: &[f32], sample: &mut Vec<f32>) -> [(f32, f32); WAYS.len()] {
+    let low = values.iter().copied().fold(f32::INFINITY, f32::min);
+    let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    sample.clear();
+    // An odd step meets every column and channel of a tensor with even sizes.
+    sample.extend(values.iter().step_by((values.len() / SAMPLE).max(1) | 1));
+    sample.sort_unstable_by(f32::total_cmp);
+    let last = sample.len().saturating_sub(1);
+    WAYS.map(|way| match way {
+        Way::Cut(part) if !sample.is_empty() => {
+            let off = ((part * sample.len() as f32) as usize).min(last / 2);
+            if off == 0 { (low, high) } else { (sample[off], sample[last - off]) }
+        }
+        _ => (low, high),
+    })
 }
 
 /// One of the two networks.
@@ -284,7 +365,8 @@ impl fmt::Display for Quantised {
         let (measured, compared) = self.pictures;
         writeln!(
             f,
-            "measured on {measured} pictures, compared on {compared} others, from score {LEAST_SCORE} on:"
+            "measured on {measured} pictures, {} were best; compared on {compared} others, from score {LEAST_SCORE} on:",
+            self.way
         )?;
         writeln!(f, "  {}", self.agreement)?;
         if let Some((boxes, old, new)) = self.precision {
@@ -300,5 +382,23 @@ impl fmt::Display for Quantised {
             )?;
         }
         writeln!(f, "wrote {} and {}", self.output.display(), self.output.with_extension("toml").display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_without_a_cut_is_that_of_all_values_and_a_cut_leaves_outliers_out() {
+        let mut values: Vec<f32> = (0..100_000).map(|n| (n % 1000) as f32 / 1000.0).collect();
+        values[70_001] = 50.0;
+        values[31] = -20.0;
+        let reach = reach(&values, &mut Vec::new());
+        assert_eq!(reach[..2], [(-20.0, 50.0); 2]);
+        for (low, high) in &reach[2..] {
+            assert!(*low >= 0.0 && *low < 0.02 && *high < 1.0 && *high > 0.98, "{low} to {high}");
+        }
+        assert_eq!(self::reach(&[2.0], &mut Vec::new()), [(2.0, 2.0); WAYS.len()]);
     }
 }

@@ -25,6 +25,7 @@ pub struct Agreement {
     extra: u32,
     iou: f64,
     score: f64,
+    alike: f64,
 }
 
 impl Agreement {
@@ -37,10 +38,18 @@ impl Agreement {
             let overlap = |d: &&Detection| if d.class == box_.class { d.bbox.iou(&box_.bbox) } else { 0.0 };
             let Some(answer) = take_same(&mut free, overlap) else { continue };
             self.found += 1;
-            self.iou += f64::from(answer.bbox.iou(&box_.bbox));
-            self.score += f64::from((answer.score - box_.score).abs());
+            let (iou, apart) = (answer.bbox.iou(&box_.bbox), (answer.score - box_.score).abs());
+            self.iou += f64::from(iou);
+            self.score += f64::from(apart);
+            self.alike += f64::from(iou * (1.0 - apart));
         }
         self.extra += free.iter().filter(|d| d.score >= least).count() as u32;
+    }
+
+    /// How alike they are, 0..=1: a box counts by its overlap and by how close its score is, one too many counts as one missed.
+    pub fn worth(&self) -> f64 {
+        let all = f64::from(self.old + self.extra);
+        if all == 0.0 { 1.0 } else { (self.alike / all).max(0.0) }
     }
 
     /// The part that was found again; 1 when there was nothing to find.
