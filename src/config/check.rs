@@ -273,7 +273,8 @@ fn infer(check: &mut Check<'_>, section: &Section) -> Option<Infer> {
         None => None,
     };
     let execution = execution(check, section)?;
-    Some(Infer { onnxruntime, execution, openvino, threads: section.int("threads") as usize })
+    let (gpus, threads) = (section.ints("gpus"), section.int("threads") as usize);
+    Some(Infer { onnxruntime, execution, gpus, openvino, threads })
 }
 
 fn execution(check: &mut Check<'_>, section: &Section) -> Option<Execution> {

@@ -3,7 +3,9 @@
 //! A check that needs more than one key, or the world outside, is in [`check`](super::check).
 
 use super::schema::Absent::{Default, Optional, Required};
-use super::schema::Kind::{self, Bool, Float, Int, Named, Params, Points, Refused, Text, Texts, Word, Words};
+use super::schema::Kind::{
+    self, Bool, Float, Int, Named, Params, Points, Refused, Text, Texts, Word, WordOrInts, Words,
+};
 use super::schema::{Absent, Key, Table};
 
 const fn key(name: &'static str, kind: Kind, absent: Absent, doc: &'static str) -> Key {
@@ -103,6 +105,14 @@ Each must compute what cpu computes. The log says at start what was asked for an
             Optional("\"/usr/lib/weir/openvino/libonnxruntime_providers_openvino_plugin.so\""),
             "OpenVINO's plugin. When it is not written: lib/weir/openvino beside the program's folder, then openvino
 in $WEIR_CACHE or ~/.cache/weir, where `cargo xtask setup --openvino` puts it.",
+        ),
+        key(
+            "gpus",
+            WordOrInts("all", 0, 63),
+            Default("\"all\""),
+            "Which GPUs cuda uses, as CUDA counts them (nvidia-smi's order with CUDA_DEVICE_ORDER=PCI_BUS_ID). Each has an
+engine of its own, and cameras are spread over them; frames never cross from one to another.
+all: those that are here and can run the model. One that is listed must be here.",
         ),
         key(
             "threads",

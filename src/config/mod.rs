@@ -131,6 +131,8 @@ pub struct Infer {
     pub onnxruntime: Option<PathBuf>,
     /// `execution`: what runs the network. Default cpu.
     pub execution: Execution,
+    /// `gpus`: those that cuda uses, as CUDA counts them; `None`: all that can.
+    pub gpus: Option<Vec<u32>>,
     /// `openvino = "…/libonnxruntime_providers_openvino_plugin.so"`; absent: searched as ONNX Runtime is.
     pub openvino: Option<PathBuf>,
     /// Threads in one engine run; 0: the device's own choice, which is the default.

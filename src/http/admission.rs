@@ -80,7 +80,7 @@ pub(super) async fn ask(
     };
     let mut answer = json!({
         "rho": (state.rho * 1e3).round() / 1e3,
-        "capacity_fps": (state.machine.budget(state.load.decode) * 10.0).round() / 10.0,
+        "capacity_fps": (state.capacity * 10.0).round() / 10.0,
         "decode_known": state.machine.decode.is_some(),
     });
     match verdict {

@@ -39,6 +39,8 @@ fn render(shared: &Shared, id: CameraId, card: &Card) -> Value {
     camera.insert("frames".into(), frames(&card.ledger.read()).into());
     camera.insert("fps_in".into(), json!(shared.rates.fps_in(id)));
     camera.insert("latency_ms".into(), json!(latency));
+    let flow = &shared.api.board.flow;
+    camera.insert("gpu".into(), json!(flow.lane(card.lane()).gpu.or(flow.label(card.lane()))));
     let terms = card.terms();
     camera.insert("priority".into(), terms.priority.name().into());
     camera.insert("weight".into(), terms.weight.into());

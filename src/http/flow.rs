@@ -1,22 +1,46 @@
-//! `/api/v1/flow`: how the engine is fed, and why so.
+//! `/api/v1/flow`: how the engines are fed, and why so.
+//!
+//! `lanes` has one entry an engine: `gpu` (null: the CPU), `state` (`live` or `failed`, and then its `fault`), `cameras`, and its own `pace`, `service`,
+//! `capacity_fps` and `admission`. Above it stands what is said of the whole: `pace` and `service` are those of the engine with the highest ρ, with
+//! the highest p95 of all; `capacity_fps` is the sum of those that live.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Json;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Shared;
+use crate::board::Board;
 use crate::flow::curve::Curve;
 use crate::flow::pace::Pace;
 
 pub(super) async fn show(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let board = &shared.api.board;
     let mut shown = render(board.flow.pace(), board.flow.target());
+    shown["capacity_fps"] = board.flow.pace().map(|_| board.flow.capacity().round()).into();
+    shown["lanes"] = (0..board.flow.lanes().len()).map(|number| lane(board, number)).collect();
     shown["admission"] = board.admission.state().map_or(Value::Null, |state| state.to_json(board));
     shown["requests"] = super::infer::counts(&shared);
     Json(shown)
+}
+
+/// One engine.
+fn lane(board: &Board, number: usize) -> Value {
+    let lane = board.flow.lane(number);
+    let Value::Object(whole) = render(lane.pace(), board.flow.target()) else { return Value::Null };
+    let mut shown: Map<String, Value> = whole.into_iter().filter(|(key, _)| key != "slo_p95_ms").collect();
+    shown.insert("gpu".into(), json!(lane.gpu.or(board.flow.label(number))));
+    shown.insert("state".into(), lane.state().into());
+    if let Some(fault) = lane.fault() {
+        shown.insert("fault".into(), fault.message.as_str().into());
+    }
+    let cameras = board.present().filter(|(_, card)| card.lane() == number).count();
+    shown.insert("cameras".into(), cameras.into());
+    let admission = board.admission.lane(number).map(|state| state.lane_to_json(lane));
+    shown.insert("admission".into(), json!(admission));
+    shown.into()
 }
 
 /// `pace` is null until the engine is warm.

@@ -62,10 +62,11 @@ pub(super) fn open_session(
              it needs CUDA 13 and cuDNN 9",
         )
     };
+    let ordinal = i32::try_from(stream.context().ordinal()).unwrap_or(0);
     let search =
         if tuning.exhaustive { ConvAlgorithmSearch::Exhaustive } else { ConvAlgorithmSearch::Heuristic };
     let cuda = ep::CUDA::default()
-        .with_device_id(0)
+        .with_device_id(ordinal)
         .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
         .with_conv_algorithm_search(search)
         .with_prefer_nhwc(tuning.nhwc)
