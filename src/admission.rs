@@ -4,6 +4,9 @@
 //! Nothing is thinned here. A camera that runs is never stopped: what the engine cannot take, the batcher's turns divide evenly by
 //! class and weight. This says so before anybody wonders: which ceiling binds, and what each camera gets. The arithmetic is
 //! [`crate::flow::capacity`]'s.
+//!
+//! Where there are several GPUs each is a machine of its own: a camera must fit into one of them, with its frames and its pictures. What all
+//! share, CPU cores and main memory, is counted once. The whole stands as the worst of them does.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +15,7 @@ use crate::board::{Board, Link};
 use crate::clock::Tick;
 use crate::config::{Config, Infer, Priority};
 use crate::flow::capacity::{self, Asked, Ceiling, Demand, Load, Machine, RHO_MAX, Verdict};
+use crate::flow::place::{self, Room};
 use crate::frame::CameraId;
 use crate::usage;
 
@@ -86,20 +90,22 @@ pub fn engine_cores(infer: &Infer) -> f64 {
     if infer.threads == 0 { usage::cores() } else { (infer.threads as f64).min(usage::cores()) }
 }
 
-/// The last look.
+/// The last look at one engine; or at all of them, which is that of the worst but for `capacity` and `fair`.
 #[derive(Clone, Debug)]
 pub struct State {
     /// The machine, as measured.
     pub machine: Machine,
     /// What it is asked to do.
     pub load: Load,
+    /// Frames a second at [`RHO_MAX`] beside the decoding that there is; of all engines that live their sum.
+    pub capacity: f64,
     /// λ over the engine's rate beside the decoding that there is.
     pub rho: f64,
     /// What binds first.
     pub ceiling: Ceiling,
     /// How the cameras stand.
     pub standing: Standing,
-    /// Frames a second that the engine has for each camera, by [`CameraId`].
+    /// Frames a second that the engine has for each camera, by [`CameraId`]; of one engine of several it is empty.
     pub fair: Vec<f64>,
 }
 
@@ -111,6 +117,8 @@ struct Inner {
     /// CPU seconds a pixel.
     cost: Option<f64>,
     state: Option<State>,
+    /// By lane.
+    lanes: Vec<Option<State>>,
 }
 
 /// Watches, and answers.
@@ -128,18 +136,50 @@ impl Admission {
         self.lock().state.clone()
     }
 
-    /// May these cameras come? Changes nothing. `None` before the engine is warm.
+    /// The last look at one engine; `None` before it is warm, and when it has failed.
+    pub fn lane(&self, lane: usize) -> Option<State> {
+        self.lock().lanes.get(lane).cloned().flatten()
+    }
+
+    /// May these cameras come? Changes nothing. They are placed as they would be if they came; the answer is the worst that one of
+    /// them gets, and the state that of the engine with the most room. `None` before an engine is warm.
     pub fn ask(&self, asked: &Asked, board: &Board) -> Option<(Verdict, State)> {
-        let state = self.state()?;
-        let gpu_memory = board.accelerator.memory_for_cameras();
-        let machine = Machine { memory: usage::available(), gpu_memory, ..state.machine };
-        Some((machine.admit(asked, &state.load), state))
+        let (whole, lanes) = {
+            let inner = self.lock();
+            (inner.state.clone()?, inner.lanes.clone())
+        };
+        let room = |(number, state): (usize, &Option<State>)| {
+            let state = state.as_ref().filter(|_| board.flow.lane(number).fault().is_none());
+            let [capacity, load] = state.map_or([0.0; 2], |s| [s.capacity, s.load.realtime + s.load.bulk]);
+            Room { capacity, load, alive: state.is_some() }
+        };
+        let mut rooms: Vec<Room> = lanes.iter().enumerate().map(room).collect();
+        let count = asked.count.max(1);
+        let placed = place::spread(&mut rooms, (0..count).map(|_| (None, asked.stream.fps)));
+        let roomiest = placed.first().copied().flatten()?;
+        let memory = usage::available();
+        let mut worst = Verdict::Accept;
+        for (number, state) in lanes.iter().enumerate() {
+            let share = placed.iter().filter(|lane| **lane == Some(number)).count() as u32;
+            let Some(state) = state.as_ref().filter(|_| share > 0) else { continue };
+            // What all engines share: the others' cameras are decoded by the same cores, and have their part of the memory.
+            let others = f64::from(count - share) * asked.stream.fps * asked.stream.pixels;
+            let part = f64::from(share) / f64::from(count);
+            let gpu_memory = board.flow.lane(number).accelerator.memory_for_cameras();
+            let machine = Machine { memory: memory.map(|free| free * part), gpu_memory, ..state.machine };
+            let load = Load { decode: state.load.decode + machine.decode_load(others), ..state.load };
+            worst = worse(worst, machine.admit(&Asked { count: share, ..*asked }, &load));
+        }
+        let lane = lanes.into_iter().nth(roomiest).flatten()?;
+        Some((worst, State { capacity: whole.capacity, ..lane }))
     }
 
     /// Looks, when it is time. `fps` is what comes in from a camera.
     pub fn look(&self, now: Tick, board: &Board, fps: impl Fn(CameraId) -> Option<f64>) {
         // An engine that is being measured comes and goes with its threads, whose time would look like decoding.
-        let Some((pace, curve)) = board.flow.pace() else { return };
+        if board.flow.pace().is_none() {
+            return;
+        }
         let mut inner = self.lock();
         if inner.read.is_some_and(|(at, _)| now.since(at) < EVERY) {
             return;
@@ -150,7 +190,7 @@ impl Admission {
         let mut all_pixels = 0.0;
         // By number: a camera that was removed asks for nothing.
         let cameras = (0..).map(CameraId).zip(board.cameras());
-        let demands: Vec<Demand> = cameras
+        let demands: Vec<(usize, Demand)> = cameras
             .map(|(id, card)| {
                 let (terms, mut came) = (card.terms(), fps(id).unwrap_or(0.0));
                 match card.link() {
@@ -160,11 +200,8 @@ impl Admission {
                     Link::Removed => came = 0.0,
                     Link::Connecting | Link::Offline { .. } => {}
                 }
-                Demand {
-                    fps: came.min(terms.max_fps.unwrap_or(f64::INFINITY)),
-                    weight: terms.weight,
-                    priority: terms.priority,
-                }
+                let fps = came.min(terms.max_fps.unwrap_or(f64::INFINITY));
+                (card.lane(), Demand { fps, weight: terms.weight, priority: terms.priority })
             })
             .collect();
         let decode = cpu.map_or(0.0, |cpu| {
@@ -174,22 +211,47 @@ impl Admission {
             let cost = decode / all_pixels;
             inner.cost = Some(inner.cost.map_or(cost, |old| old + FRESH * (cost - old)));
         }
-        let offered = pace.rho * curve.capacity();
-        let machine = Machine {
-            curve,
-            batch: pace.slots,
-            cores: inner.settings.cores,
-            engine_cores: inner.settings.engine_cores,
-            decode: inner.cost,
-            memory: None,
-            gpu_memory: None,
-            encoders: None,
-        };
-        // S(b) was measured beside the decoding that there is.
-        let machine = Machine { curve: curve.scaled(1.0 - machine.taken(decode)), ..machine };
         let standing = inner.state.as_ref().map_or(Standing::Fits, |state| state.standing);
         let first = inner.state.is_none();
-        let state = judge(machine, &demands, offered, decode, inner.settings.bulk_share, standing);
+        inner.lanes.resize(board.flow.lanes().len(), None);
+        let mut fair = vec![0.0; demands.len()];
+        for number in 0..inner.lanes.len() {
+            let lane = board.flow.lane(number);
+            let Some((pace, curve)) = lane.pace().filter(|_| lane.fault().is_none()) else {
+                inner.lanes[number] = None;
+                continue;
+            };
+            let machine = Machine {
+                curve,
+                batch: pace.slots,
+                cores: inner.settings.cores,
+                engine_cores: inner.settings.engine_cores,
+                decode: inner.cost,
+                memory: None,
+                gpu_memory: None,
+                encoders: None,
+            };
+            // S(b) was measured beside the decoding that there is.
+            let machine = Machine { curve: curve.scaled(1.0 - machine.taken(decode)), ..machine };
+            let (ours, wanted): (Vec<usize>, Vec<Demand>) = demands
+                .iter()
+                .enumerate()
+                .filter(|(_, (of, _))| *of == number)
+                .map(|(i, (_, d))| (i, *d))
+                .unzip();
+            let asked = Wanted { demands: &wanted, offered: pace.rho * curve.capacity(), decode };
+            let before = inner.lanes[number].as_ref().map_or(Standing::Fits, |state| state.standing);
+            let mut state = judge(machine, &asked, inner.settings.bulk_share, before);
+            for (i, fps) in ours.into_iter().zip(std::mem::take(&mut state.fair)) {
+                fair[i] = fps;
+            }
+            inner.lanes[number] = Some(state);
+        }
+        let living = || inner.lanes.iter().flatten();
+        let Some(worst) = living().max_by(|a, b| a.rho.total_cmp(&b.rho)) else { return };
+        let standing_now = living().map(|state| state.standing).max_by_key(|s| *s as u8).unwrap_or_default();
+        let capacity = living().map(|state| state.capacity).sum();
+        let state = State { capacity, standing: standing_now, fair, ..worst.clone() };
         if state.standing != standing || (first && state.standing != Standing::Fits) {
             tell(&state, board);
         }
@@ -202,15 +264,27 @@ impl Admission {
     }
 }
 
-/// `offered` is what reaches the engine of everybody, clients' pictures too; `decode` in cores.
-fn judge(
-    machine: Machine,
-    demands: &[Demand],
+/// Of two answers the one that gives less.
+fn worse(a: Verdict, b: Verdict) -> Verdict {
+    match (a, b) {
+        (refused @ Verdict::Refuse { .. }, _) | (_, refused @ Verdict::Refuse { .. }) => refused,
+        (Verdict::AcceptAt(a), Verdict::AcceptAt(b)) => Verdict::AcceptAt(a.min(b)),
+        (at @ Verdict::AcceptAt(_), Verdict::Accept) | (Verdict::Accept, at) => at,
+    }
+}
+
+/// What is asked of an engine.
+struct Wanted<'a> {
+    /// By its cameras.
+    demands: &'a [Demand],
+    /// What reaches it of everybody, clients' pictures too, frames a second.
     offered: f64,
+    /// Cores that decode, for all engines.
     decode: f64,
-    bulk_share: f64,
-    before: Standing,
-) -> State {
+}
+
+fn judge(machine: Machine, wanted: &Wanted<'_>, bulk_share: f64, before: Standing) -> State {
+    let Wanted { demands, offered, decode } = *wanted;
     let wanted = |class| demands.iter().filter(|d| d.priority == class).map(|d| d.fps).sum::<f64>();
     let (realtime, bulk) = (wanted(Priority::Realtime), wanted(Priority::Bulk));
     // Pictures of clients are nobody's camera, and nobody's to yield.
@@ -225,7 +299,8 @@ fn judge(
     };
     let rate = machine.rate() * (1.0 - machine.taken(decode));
     let fair = capacity::fair((rate - others).max(0.0), demands, bulk_share);
-    State { machine, load, rho, ceiling, standing: before.next(rho), fair }
+    let capacity = machine.budget(decode);
+    State { machine, load, capacity, rho, ceiling, standing: before.next(rho), fair }
 }
 
 fn tell(state: &State, board: &Board) {
@@ -280,16 +355,19 @@ mod tests {
     fn what_binds_and_what_each_gets() {
         // 50 fps on idle cores, half of them decode: 25 fps for 30 and 10.
         let demands = [camera(30.0, Priority::Realtime), camera(10.0, Priority::Realtime)];
-        let state = judge(machine(), &demands, 40.0, 1.0, 0.05, Standing::Fits);
+        let judged = |demands, offered, decode| {
+            judge(machine(), &Wanted { demands, offered, decode }, 0.05, Standing::Fits)
+        };
+        let state = judged(&demands, 40.0, 1.0);
         assert!((state.rho - 1.6).abs() < 1e-9, "{}", state.rho);
         assert_eq!((state.standing, state.ceiling), (Standing::Degraded, Ceiling::Engine));
         assert_eq!(state.fair, [15.0, 10.0]);
         // Clients' pictures are load too.
-        let state = judge(machine(), &demands[1..], 35.0, 0.0, 0.05, Standing::Fits);
+        let state = judged(&demands[1..], 35.0, 0.0);
         assert!((state.rho - 0.7).abs() < 1e-9);
         assert_eq!(state.load.realtime, 35.0);
         // Decoding needs nearly all cores: it is to blame.
-        let state = judge(machine(), &demands[1..], 10.0, 1.8, 0.05, Standing::Fits);
+        let state = judged(&demands[1..], 10.0, 1.8);
         assert_eq!((state.standing, state.ceiling), (Standing::Degraded, Ceiling::Decode));
     }
 

@@ -1,22 +1,23 @@
 //! The live state of every camera: written by the stages, read by HTTP, metrics and the watchdog.
 //!
 //! The frame ledger here is the one truth about fates (law 2): `/metrics` and the API both read it, so they
-//! cannot disagree. Counters are atomics; the few words that change rarely sit behind a mutex.
+//! cannot disagree. Counters are atomics; the few words that change rarely sit behind a mutex. What is known of the engines is in [`flow`].
 
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+mod flow;
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub use self::flow::{Accelerator, Flow, Lane};
+
 use crate::admission::Admission;
 use crate::clock::{Tick, Wall};
 use crate::config::{Priority, Privacy};
-use crate::device::accelerator::Report;
 use crate::event::{Reason, Video};
-use crate::flow::curve::Curve;
-use crate::flow::pace::Pace;
 use crate::flow::thin::Level;
 use crate::flow::window::{Percentiles, Window};
 use crate::frame::{CameraId, Fate, FrameKey};
@@ -36,12 +37,10 @@ pub struct Board {
     taken: Mutex<usize>,
     /// Pictures that clients ask about.
     pub requests: Requests,
-    /// How the engine is fed.
+    /// How the engines are fed.
     pub flow: Flow,
     /// What the machine can take.
     pub admission: Admission,
-    /// The GPU, where there is one.
-    pub accelerator: Accelerator,
 }
 
 impl Board {
@@ -52,6 +51,11 @@ impl Board {
 
     /// The same, with the cameras' terms.
     pub fn of(cameras: impl IntoIterator<Item = (Arc<str>, Terms)>) -> Self {
+        Board::with_lanes(cameras, &[None])
+    }
+
+    /// The same, with a lane for each of these GPUs.
+    pub fn with_lanes(cameras: impl IntoIterator<Item = (Arc<str>, Terms)>, gpus: &[Option<u32>]) -> Self {
         let cameras: Vec<_> = cameras.into_iter().collect();
         let seats: Box<[OnceLock<Card>]> = (0..cameras.len() + SPARE).map(|_| OnceLock::new()).collect();
         let requests = Requests::new(seats.len());
@@ -59,9 +63,8 @@ impl Board {
             seats,
             taken: Mutex::default(),
             requests,
-            flow: Flow::default(),
+            flow: Flow::new(gpus),
             admission: Admission::default(),
-            accelerator: Accelerator::default(),
         };
         for (name, terms) in cameras {
             board.seat(&name, terms);
@@ -127,33 +130,6 @@ impl Board {
     }
 }
 
-/// Where the readings of an accelerator come from. Set once, at start; without one there is none.
-#[derive(Default)]
-pub struct Accelerator(OnceLock<Box<dyn Fn() -> Option<Report> + Send + Sync>>);
-
-impl Accelerator {
-    /// Asks `report` from now on. Later calls change nothing.
-    pub fn ask(&self, report: impl Fn() -> Option<Report> + Send + Sync + 'static) {
-        let _ = self.0.set(Box::new(report));
-    }
-
-    /// The last reading.
-    pub fn report(&self) -> Option<Report> {
-        self.0.get().and_then(|report| report())
-    }
-
-    /// Bytes that are left for cameras; `None`: pictures are in main memory, or nobody says.
-    pub fn memory_for_cameras(&self) -> Option<f64> {
-        self.report()?.memory_for_cameras()
-    }
-}
-
-impl std::fmt::Debug for Accelerator {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Accelerator").field(&self.report()).finish()
-    }
-}
-
 /// What a camera may ask of the engine.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Terms {
@@ -174,56 +150,6 @@ impl Default for Terms {
     }
 }
 
-/// The engine's pace, written by `infer`; and what it answers to, written by `analyze`.
-#[derive(Debug)]
-pub struct Flow {
-    latency: Mutex<Window>,
-    pace: Mutex<Option<(Pace, Curve)>>,
-    target: Mutex<Duration>,
-}
-
-impl Default for Flow {
-    fn default() -> Self {
-        Flow {
-            latency: Mutex::new(Window::new(Duration::from_secs(1))),
-            pace: Mutex::new(None),
-            target: Mutex::default(),
-        }
-    }
-}
-
-impl Flow {
-    /// Notes a realtime frame's time from arrival to its events.
-    pub fn note_latency(&self, now: Tick, latency: Duration) {
-        lock(&self.latency).note(now, latency);
-    }
-
-    /// The last second's latencies of realtime frames.
-    pub fn with_latency<T>(&self, look: impl FnOnce(&mut Window) -> T) -> T {
-        look(&mut lock(&self.latency))
-    }
-
-    /// Sets what is promised: the p95 of realtime frames.
-    pub fn set_target(&self, target: Duration) {
-        *lock(&self.target) = target;
-    }
-
-    /// What is promised.
-    pub fn target(&self) -> Duration {
-        *lock(&self.target)
-    }
-
-    /// The pace from now on, and the engine's curve.
-    pub fn publish(&self, pace: Pace, curve: Curve) {
-        *lock(&self.pace) = Some((pace, curve));
-    }
-
-    /// The last pace and curve; `None` before the engine is warm.
-    pub fn pace(&self) -> Option<(Pace, Curve)> {
-        *lock(&self.pace)
-    }
-}
-
 /// What is known of one camera.
 #[derive(Debug)]
 pub struct Card {
@@ -238,6 +164,8 @@ pub struct Card {
     /// [`Wall`] of the last picture that was analysed; 0: there was none.
     last_picture: AtomicI64,
     decode: AtomicU8,
+    lane: AtomicUsize,
+    moving: AtomicBool,
     link: Mutex<Link>,
     terms: Mutex<Terms>,
     privacy: Mutex<Arc<Privacy>>,
@@ -253,6 +181,8 @@ impl Card {
             attempts: AtomicU64::new(0),
             last_picture: AtomicI64::new(0),
             decode: AtomicU8::new(0),
+            lane: AtomicUsize::new(0),
+            moving: AtomicBool::new(false),
             link: Mutex::new(Link::Connecting),
             terms: Mutex::default(),
             privacy: Mutex::default(),
@@ -278,6 +208,31 @@ impl Card {
     /// What it may ask of the engine.
     pub fn terms(&self) -> Terms {
         *lock(&self.terms)
+    }
+
+    /// The number of its lane: that of its engine.
+    pub fn lane(&self) -> usize {
+        self.lane.load(Relaxed)
+    }
+
+    /// From now on its frames go there.
+    pub fn set_lane(&self, lane: usize) {
+        self.lane.store(lane, Relaxed);
+    }
+
+    /// It is started again on another lane: for a moment it delivers nothing, and nobody is told of that.
+    pub fn set_moving(&self) {
+        self.moving.store(true, Relaxed);
+    }
+
+    /// Whether it is.
+    pub fn is_moving(&self) -> bool {
+        self.moving.load(Relaxed)
+    }
+
+    /// The same; from now on it is not.
+    pub fn take_moving(&self) -> bool {
+        self.moving.swap(false, Relaxed)
     }
 
     /// What nobody may see of it.

@@ -39,7 +39,7 @@ struct Shared<P> {
 
 struct Rings<P> {
     batcher: Batcher<Frame<P>>,
-    /// The engine's loop has ended: nobody will ever take a frame again.
+    /// The engine's loop has ended, or is given up: nobody will ever take a frame again.
     abandoned: bool,
 }
 
@@ -54,6 +54,20 @@ impl<P> Shared<P> {
             if let Some(bystander) = self.bystander_of(key.camera) {
                 bystander.gave_up(key, frame);
             }
+        }
+    }
+
+    /// Nobody will take a frame again: those that wait, and those that still come, have failed. None is forgotten.
+    fn abandon(&self) {
+        let mut rest = Vec::new();
+        {
+            let mut rings = self.lock();
+            rings.abandoned = true;
+            rings.batcher.drain(&mut rest);
+        }
+        self.room.notify_all();
+        for (key, _) in &rest {
+            self.board.settle(*key, Fate::Failed);
         }
     }
 
@@ -129,6 +143,11 @@ impl<P> Port<P> {
         }
         self.shared.bell.ring();
         self.shared.settle(dropped);
+    }
+
+    /// Frames of this camera that wait.
+    pub fn waiting(&self) -> usize {
+        self.shared.lock().batcher.waiting(self.camera)
     }
 
     /// Waits until no frame of this camera is waiting: for a file that is read as fast as it goes and
@@ -208,6 +227,12 @@ impl<P> Harbour<P> {
         Port { shared: Arc::clone(&self.0), camera }
     }
 
+    /// Gives up an engine that hangs. Frames that it works on stay with it; it may not hand them on any more
+    /// ([`Intake::is_abandoned`]).
+    pub fn abandon(&self) {
+        self.0.abandon();
+    }
+
     /// A camera goes. What still waits of it is left out.
     pub fn close(&self, camera: CameraId) {
         let mut dropped = Vec::new();
@@ -223,6 +248,8 @@ impl<P> Harbour<P> {
 
 /// The engine's end.
 pub struct Intake<P> {
+    /// The number of the engine's lane.
+    pub lane: usize,
     shared: Arc<Shared<P>>,
     waiter: Waiter,
     beat: Beat,
@@ -271,13 +298,25 @@ pub fn intake<P>(
     });
     let port = |(camera, _): &(CameraId, _)| Port { shared: Arc::clone(&shared), camera: *camera };
     let ports = cameras.iter().map(port).collect();
-    (ports, Intake { shared, waiter, beat })
+    (ports, Intake { lane: 0, shared, waiter, beat })
 }
 
 impl<P> Intake<P> {
     /// Where cameras come and go.
     pub fn harbour(&self) -> Harbour<P> {
         Harbour(Arc::clone(&self.shared))
+    }
+
+    /// The same, for the engine of another lane than the first.
+    #[must_use]
+    pub fn on_lane(mut self, lane: usize) -> Self {
+        self.lane = lane;
+        self
+    }
+
+    /// Was the engine given up while it hung?
+    pub fn is_abandoned(&self) -> bool {
+        self.shared.lock().abandoned
     }
 
     /// Tells of frames that come and are given up. The first one who is named stays.
@@ -339,18 +378,9 @@ impl<P> Intake<P> {
     }
 }
 
-/// The engine's loop has ended. Frames that wait, and those that still come, have failed: none is forgotten.
+/// The engine's loop has ended.
 impl<P> Drop for Intake<P> {
     fn drop(&mut self) {
-        let mut rest = Vec::new();
-        {
-            let mut rings = self.shared.lock();
-            rings.abandoned = true;
-            rings.batcher.drain(&mut rest);
-        }
-        self.shared.room.notify_all();
-        for (key, _) in &rest {
-            self.shared.board.settle(*key, Fate::Failed);
-        }
+        self.shared.abandon();
     }
 }

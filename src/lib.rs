@@ -42,6 +42,8 @@ pub mod bundle;
 pub mod cli;
 pub mod commands;
 pub mod film;
+pub mod health;
+pub mod lanes;
 pub mod live;
 pub mod log;
 pub mod plan;

@@ -14,7 +14,7 @@
 //! | `weir_cpu_seconds_total{part}` | counter | [`crate::usage::Meter`]: threads by name |
 //! | `weir_event_latency_seconds{camera}` | histogram | [`event_latency`] |
 //! | `weir_batch_frames`, `weir_batch_wait_seconds` | histogram | [`batch_frames`], [`batch_wait`] |
-//! | `weir_engine_busy_seconds_total` | counter | [`engine_busy`] |
+//! | `weir_engine_busy_seconds_total` | counter | [`Lane::busy`] |
 //! | `weir_slo_p95_seconds`, `weir_p95_seconds` | gauge | the target, and the last second's p95 of realtime frames |
 //! | `weir_batch_wait_limit_seconds`, `weir_batch_limit_frames`, `weir_pace{reason}` | gauge | the pacer's decision |
 //! | `weir_load_ratio`, `weir_service_seconds{frames}` | gauge | ρ, and S(b) |
@@ -29,18 +29,23 @@
 //! | `weir_video_encoded_total{camera,codec}`, `weir_video_cut_off_total` | counter | `stage/show.rs`, `http/video.rs` |
 //! | `weir_sse_clients`, `weir_sse_dropped_total` | gauge, counter | `http/sse.rs` |
 //! | `weir_mqtt_connected`, `weir_mqtt_publishes_total{result}`, `weir_mqtt_errors_total{reason}` | | `sink/mqtt.rs` |
+//! | `weir_engine_up{gpu}` | gauge | 1 for an engine that works, 0 for one that failed; only where there are several |
 //! | `weir_build_info{version}` | gauge | always 1 |
+//!
+//! Where there are several engines, what is read of each has the label `gpu` too: `weir_engine_busy_seconds_total`, `weir_batch_frames`,
+//! `weir_batch_wait_seconds`, `weir_batch_wait_limit_seconds`, `weir_batch_limit_frames`, `weir_pace`, `weir_p95_seconds`, `weir_load_ratio`,
+//! `weir_service_seconds`. Where there is one engine none has it, so that what was built on these stays valid.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, Label, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::admission::Standing;
-use crate::board::{Board, Card, Flow, Link};
+use crate::board::{Board, Card, Flow, Lane, Link};
 use crate::config::Codec;
 use crate::device::accelerator::Report;
 use crate::event::Kind;
@@ -83,9 +88,7 @@ fn fine_buckets() -> Vec<f64> {
         .collect()
 }
 
-/// Nanoseconds of engine work. Apart from the recorder, whose counters hold whole numbers only.
-static ENGINE_BUSY: AtomicU64 = AtomicU64::new(0);
-/// The same of CPU time in the preprocess.
+/// Nanoseconds of CPU time in the preprocess. Apart from the recorder, whose counters hold whole numbers only.
 static PREPROCESS_CPU: AtomicU64 = AtomicU64::new(0);
 
 /// CPU time by part of the program.
@@ -208,6 +211,7 @@ fn describe() {
     g!("weir_mqtt_connected", Unit::Count, "1 while the broker has accepted us, else 0.");
     c!("weir_mqtt_publishes_total", Unit::Count, "Messages that the broker has answered, by its answer.");
     c!("weir_mqtt_errors_total", Unit::Count, "Lost or failed connections to the broker, by reason.");
+    g!("weir_engine_up", Unit::Count, "1 for an engine that works, 0 for one that has failed.");
     g!("weir_build_info", Unit::Count, "Always 1; the labels say what runs.");
 }
 
@@ -219,15 +223,20 @@ impl Exporter {
             gauge!("weir_outbox_backlog_events", "sink" => sink).set(behind as f64);
         }
         let mut page = self.0.render();
-        let seconds = |nanos: &AtomicU64| Duration::from_nanos(nanos.load(Relaxed)).as_secs_f64();
-        let (busy, cpu) = (seconds(&ENGINE_BUSY), seconds(&PREPROCESS_CPU));
+        let cpu = Duration::from_nanos(PREPROCESS_CPU.load(Relaxed)).as_secs_f64();
         // Writing into a String cannot fail.
+        page.push_str(
+            "# HELP weir_engine_busy_seconds_total Time that the engine spent running batches.\n\
+             # TYPE weir_engine_busy_seconds_total counter\n",
+        );
+        let flow = &board.board.flow;
+        for (number, lane) in flow.lanes().iter().enumerate() {
+            let label = flow.label(number).map_or_else(String::new, |gpu| format!("{{gpu=\"{gpu}\"}}"));
+            let _ = writeln!(page, "weir_engine_busy_seconds_total{label} {}", lane.busy().as_secs_f64());
+        }
         let _ = write!(
             page,
-            "# HELP weir_engine_busy_seconds_total Time that the engine spent running batches.\n\
-             # TYPE weir_engine_busy_seconds_total counter\n\
-             weir_engine_busy_seconds_total {busy}\n\
-             # HELP weir_stage_cpu_seconds_total CPU time of a stage that shares its thread with others.\n\
+            "# HELP weir_stage_cpu_seconds_total CPU time of a stage that shares its thread with others.\n\
              # TYPE weir_stage_cpu_seconds_total counter\n\
              weir_stage_cpu_seconds_total{{stage=\"preprocess\"}} {cpu}\n\
              # HELP weir_cpu_seconds_total CPU time by part of the program; all of it is in one of them.\n\
@@ -305,10 +314,11 @@ const GPU: [GpuGauge; 13] = [
 ];
 
 fn copy_gpu(board: &Board) {
-    let Some(report) = board.accelerator.report() else { return };
-    for (name, _, _, value) in GPU {
-        if let Some(value) = value(&report) {
-            gauge!(name, "gpu" => report.gpu.to_string()).set(value);
+    for report in board.flow.lanes().iter().filter_map(|lane| lane.accelerator.report()) {
+        for (name, _, _, value) in GPU {
+            if let Some(value) = value(&report) {
+                gauge!(name, "gpu" => report.gpu.to_string()).set(value);
+            }
         }
     }
 }
@@ -316,7 +326,7 @@ fn copy_gpu(board: &Board) {
 fn copy_admission(board: &Board) {
     let Some(state) = board.admission.state() else { return };
     gauge!("weir_admission_load_ratio").set(state.rho);
-    gauge!("weir_admission_capacity_fps").set(state.machine.budget(state.load.decode));
+    gauge!("weir_admission_capacity_fps").set(state.capacity);
     gauge!("weir_decode_cores").set(state.load.decode);
     for verdict in Standing::ALL {
         gauge!("weir_admission", "verdict" => verdict.name()).set(f64::from(verdict == state.standing));
@@ -370,16 +380,35 @@ fn copy_requests(requests: &Requests) {
 
 fn copy_flow(flow: &Flow) {
     gauge!("weir_slo_p95_seconds").set(flow.target().as_secs_f64());
-    let Some((pace, curve)) = flow.pace() else { return };
-    gauge!("weir_p95_seconds").set(pace.p95.map_or(f64::NAN, |p95| p95.as_secs_f64()));
-    gauge!("weir_batch_wait_limit_seconds").set(pace.wait.as_secs_f64());
-    gauge!("weir_batch_limit_frames").set(pace.slots as f64);
-    gauge!("weir_load_ratio").set(pace.rho);
+    for (number, lane) in flow.lanes().iter().enumerate() {
+        copy_lane(lane, flow.label(number));
+    }
+}
+
+/// One engine. `gpu` is the label where there are several.
+fn copy_lane(lane: &Lane, gpu: Option<u32>) {
+    let with = |name: &'static str, value: String| {
+        let mut labels = of_gpu(gpu);
+        labels.push(Label::new(name, value));
+        labels
+    };
+    let lives = lane.fault().is_none();
+    if gpu.is_some() {
+        gauge!("weir_engine_up", of_gpu(gpu)).set(f64::from(lives));
+    }
+    let Some((pace, curve)) = lane.pace() else { return };
+    let p95 = pace.p95.filter(|_| lives).map_or(f64::NAN, |p95| p95.as_secs_f64());
+    gauge!("weir_p95_seconds", of_gpu(gpu)).set(p95);
+    gauge!("weir_batch_wait_limit_seconds", of_gpu(gpu)).set(pace.wait.as_secs_f64());
+    gauge!("weir_batch_limit_frames", of_gpu(gpu)).set(pace.slots as f64);
+    gauge!("weir_load_ratio", of_gpu(gpu)).set(if lives { pace.rho } else { 0.0 });
     for reason in Reason::ALL {
-        gauge!("weir_pace", "reason" => reason.name()).set(f64::from(reason == pace.reason));
+        gauge!("weir_pace", with("reason", reason.name().to_owned()))
+            .set(f64::from(lives && reason == pace.reason));
     }
     for rung in curve.rungs() {
-        gauge!("weir_service_seconds", "frames" => rung.frames.to_string()).set(rung.service.as_secs_f64());
+        gauge!("weir_service_seconds", with("frames", rung.frames.to_string()))
+            .set(rung.service.as_secs_f64());
     }
 }
 
@@ -431,9 +460,14 @@ pub fn event_latency(camera: &str) -> Timer {
     Timer(histogram!("weir_event_latency_seconds", "camera" => camera.to_owned()))
 }
 
+/// The label `gpu`, where there are several engines.
+fn of_gpu(gpu: Option<u32>) -> Vec<Label> {
+    gpu.into_iter().map(|gpu| Label::new("gpu", gpu.to_string())).collect()
+}
+
 /// How long the oldest frame of a batch waited for company.
-pub fn batch_wait() -> Timer {
-    Timer(histogram!("weir_batch_wait_seconds"))
+pub fn batch_wait(gpu: Option<u32>) -> Timer {
+    Timer(histogram!("weir_batch_wait_seconds", of_gpu(gpu)))
 }
 
 /// Records the sizes of batches.
@@ -448,13 +482,8 @@ impl Sizes {
 }
 
 /// Frames in a batch.
-pub fn batch_frames() -> Sizes {
-    Sizes(histogram!("weir_batch_frames"))
-}
-
-/// The engine has worked for so long.
-pub fn engine_busy(took: Duration) {
-    ENGINE_BUSY.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+pub fn batch_frames(gpu: Option<u32>) -> Sizes {
+    Sizes(histogram!("weir_batch_frames", of_gpu(gpu)))
 }
 
 /// The preprocess has used so much CPU time. Of the other stages the thread's own time says it; this one
@@ -584,9 +613,9 @@ mod tests {
         card.ledger.settle(Fate::Stale);
         stage("infer").record(Duration::from_millis(30));
         event_latency("door").record(Duration::from_millis(60));
-        batch_frames().record(4);
-        batch_wait().record(Duration::from_millis(7));
-        engine_busy(Duration::from_millis(1_500));
+        batch_frames(None).record(4);
+        batch_wait(None).record(Duration::from_millis(7));
+        board.flow.lane(0).worked(Duration::from_millis(1_500));
         preprocess_cpu(Duration::from_millis(250));
         let mqtt = Mqtt::new();
         mqtt.error("refused");
@@ -607,6 +636,7 @@ mod tests {
             "weir_frames_total{camera=\"door\",fate=\"stale\"} 1",
             "weir_frames_total{camera=\"door\",fate=\"failed\"} 0",
             "weir_queue_frames{camera=\"door\"} 1",
+            "weir_engine_busy_seconds_total 1.5",
             "weir_camera_online{camera=\"door\"} 0",
             "weir_stage_seconds_bucket{stage=\"infer\",le=\"0.05\"}",
             "weir_outbox_backlog_events{sink=\"mqtt\"} 0",

@@ -4,6 +4,9 @@
 //! A camera that comes is admitted like one that a client asks about: fully, at a lower rate, or not at all, by what the machine has
 //! left. Those that run are never stopped for that, and those of the configuration at start are all started. Nobody knows what a camera
 //! sends before it is connected, so it is taken for the mean of those that are online, or for [`UNKNOWN`].
+//!
+//! Where there are several GPUs a camera runs on one of them ([`place`](crate::flow::place)) and stays there; when that one fails
+//! it is started again on another ([`Roster::evacuate`]), with its tracks, numbers and viewers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,16 +15,18 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tokio::sync::oneshot;
 
-use crate::board::{Board, Link, Terms};
-use crate::clock::Clock;
+use crate::board::{Board, Card, Link, Terms};
+use crate::clock::{Clock, Tick};
 use crate::config::{self, Camera, Config, Priority, Source};
-use crate::device::{Device, Engine};
+use crate::device::{Device, Engine, Tap};
 use crate::event::{Draft, Kind, Reason};
 use crate::fault::{Fault, Who};
 use crate::flow::batch::CameraSettings;
 use crate::flow::capacity::{Asked, Ceiling, Stream, Verdict};
+use crate::flow::place::{self, Room};
 use crate::frame::CameraId;
-use crate::intake::{Harbour, Port};
+use crate::intake::Port;
+use crate::lanes::Berth;
 use crate::model::spec::ModelSpec;
 use crate::stage::analyze::{Filter, Work};
 use crate::stage::ingest::{Ingest, Never};
@@ -32,6 +37,8 @@ use crate::video::{Audience, rtsp};
 const UNKNOWN: (f64, f64) = (25.0, 1920.0 * 1080.0);
 /// A camera's thread has so long to end.
 const LEAVE: Duration = Duration::from_secs(10);
+/// A camera that was moved to another GPU and is not back after so long is offline.
+const MOVE: Duration = Duration::from_secs(5);
 
 /// Somebody wants the configuration read again.
 pub struct Order {
@@ -69,12 +76,10 @@ pub struct Refused {
 
 /// What each camera is wired to.
 pub struct Wiring<D: Device> {
-    /// Opens sources.
-    pub device: Arc<D>,
+    /// Where sources are opened, and their rings: by lane.
+    pub lanes: Vec<Berth<D>>,
     /// Its labels are those that `hide` may name.
     pub spec: Arc<ModelSpec>,
-    /// Rings.
-    pub harbour: Harbour<D::Pixels>,
     /// State.
     pub board: Arc<Board>,
     /// Viewers.
@@ -97,10 +102,16 @@ pub struct Roster<D: Device> {
     /// As it was read last; its cameras are those that run, as they are written.
     config: Config,
     running: HashMap<Arc<str>, Running>,
+    /// The lane of each camera that ever ran.
+    homes: HashMap<Arc<str>, usize>,
+    /// Cameras that are started again elsewhere, until they deliver; and when they are overdue.
+    moving: Vec<(CameraId, Tick)>,
 }
 
 struct Running {
     id: CameraId,
+    /// Hears what it sends, before it is decoded.
+    tap: Option<Arc<dyn Tap>>,
     /// Dropping it tells the camera to stop.
     stop: Sender<Never>,
     /// Disconnects when its thread has ended.
@@ -109,15 +120,17 @@ struct Running {
 }
 
 impl<D: Device> Roster<D> {
-    /// Starts all cameras of a configuration. Their seats are those of the board in the same order; `ports` are theirs.
+    /// Starts all cameras of a configuration. Their seats are those of the board in the same order.
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub fn start(wiring: Wiring<D>, config: Config, ports: Vec<Port<D::Pixels>>) -> Result<Self, Fault> {
+    pub fn start(wiring: Wiring<D>, config: Config) -> Result<Self, Fault> {
         let cameras = config.cameras.clone();
-        let mut roster = Roster { wiring, config, running: HashMap::new() };
-        for ((id, camera), port) in (0..).map(CameraId).zip(&cameras).zip(ports) {
-            roster.launch(id, camera, port)?;
+        let mut roster =
+            Roster { wiring, config, running: HashMap::new(), homes: HashMap::new(), moving: Vec::new() };
+        for (id, camera) in (0..).map(CameraId).zip(&cameras) {
+            let port = roster.berth(id, camera, settings(camera));
+            roster.join(id, camera, port)?;
         }
         Ok(roster)
     }
@@ -136,7 +149,7 @@ impl<D: Device> Roster<D> {
         let changing = changed.iter().map(|camera| &camera.name);
         let mut leaving = Vec::new();
         for name in removed.iter().chain(changing) {
-            if let Some(Running { id, stop, ended, worker }) = self.running.remove(name) {
+            if let Some(Running { id, stop, ended, worker, .. }) = self.running.remove(name) {
                 drop(stop);
                 leaving.push((id, ended, worker));
             }
@@ -155,6 +168,90 @@ impl<D: Device> Roster<D> {
         // They are looked at again next time.
         self.config.cameras.retain(|camera| self.running.contains_key(&camera.name));
         Ok(applied)
+    }
+
+    /// A lane has failed, as the board says: its cameras are started again on the others. How many there are.
+    ///
+    /// Their tracks go on, their viewers stay, and nobody is told that they are offline unless they are not back within [`MOVE`]. A source
+    /// that does not stop, because the GPU answers nothing any more, keeps its thread and memory until weir is restarted.
+    pub fn evacuate(&mut self, lane: usize) -> usize {
+        let board = &self.wiring.board;
+        // A file that has been played to its end is not played again.
+        let finished =
+            |card: &Card| matches!(card.link(), Link::Offline { reason, .. } if reason.code == "finished");
+        let moves = |running: &Running| {
+            let card = board.camera(running.id);
+            card.lane() == lane && !finished(card)
+        };
+        let names: Vec<Arc<str>> = self
+            .running
+            .iter()
+            .filter(|(_, running)| moves(running))
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        // All are told before any is waited for, and all have the same time.
+        let leaving: Vec<_> = names
+            .into_iter()
+            .filter_map(|name| {
+                let Running { id, tap, stop, ended, worker } = self.running.remove(&name)?;
+                self.wiring.board.camera(id).set_moving();
+                drop(stop);
+                Some((name, id, tap, ended, worker))
+            })
+            .collect();
+        let count = leaving.len();
+        let until = self.wiring.clock.now() + LEAVE;
+        // In the order of the configuration, as at start.
+        let mut leaving = leaving;
+        leaving.sort_by_key(|(_, id, ..)| *id);
+        for (name, id, tap, ended, worker) in leaving {
+            self.await_end(id, &ended, worker, until);
+            self.wiring.lanes[lane].harbour.close(id);
+            let Some(camera) = self.config.cameras.iter().find(|camera| camera.name == name).cloned() else {
+                continue;
+            };
+            let max_fps = self.wiring.board.camera(id).terms().max_fps;
+            let port = self.berth(id, &camera, CameraSettings { max_fps, ..settings(&camera) });
+            self.moving.push((id, self.wiring.clock.now() + MOVE));
+            if let Err(fault) = self.launch(id, &camera, port, tap) {
+                tracing::error!(camera = &*name, "The camera cannot be started: {fault}");
+            }
+        }
+        count
+    }
+
+    /// The engine of a lane hangs: nothing waits for it any more.
+    pub fn abandon(&self, lane: usize) {
+        self.wiring.lanes[lane].harbour.abandon();
+    }
+
+    /// Says of cameras that were moved and are not back in time that they are offline. Call it every second or so.
+    pub fn look(&mut self) {
+        let Wiring { board, clock, events, analyze, .. } = &self.wiring;
+        let now = clock.now();
+        self.moving.retain(|(id, overdue)| {
+            let card = board.camera(*id);
+            if !card.is_moving() || now < *overdue {
+                return card.is_moving();
+            }
+            card.take_moving();
+            if matches!(card.link(), Link::Online { .. }) {
+                let since = clock.wall();
+                let message = "the GPU that it ran on has failed, and it is not back on another yet";
+                let reason = Reason { code: "gpu_failed", message: message.to_owned() };
+                card.set_link(Link::Offline { reason: reason.clone(), since });
+                tracing::warn!(
+                    camera = &*card.name,
+                    reason = reason.code,
+                    "The camera is offline: {message}."
+                );
+                let _ = analyze.send(Work::Lost { camera: *id, wall: since });
+                let mut draft = Draft::new(Arc::clone(&card.name), Kind::CameraOffline, since);
+                draft.reason = Some(reason);
+                let _ = events.send(draft);
+            }
+            false
+        });
     }
 
     /// Tells all cameras to stop; the answer is who to wait for.
@@ -238,9 +335,8 @@ impl<D: Device> Roster<D> {
         if !self.wiring.audience.cameras().contains(&id) {
             self.wiring.audience.add(id, &camera.name);
         }
-        let settings = CameraSettings { max_fps: terms.max_fps, ..settings(camera) };
-        let port = self.wiring.harbour.open(id, settings);
-        match self.launch(id, camera, port) {
+        let port = self.berth(id, camera, CameraSettings { max_fps: terms.max_fps, ..settings(camera) });
+        match self.join(id, camera, port) {
             Ok(()) => true,
             Err(fault) => {
                 tracing::error!(camera = &*camera.name, "The camera cannot be started: {fault}");
@@ -250,53 +346,91 @@ impl<D: Device> Roster<D> {
         }
     }
 
-    fn launch(&mut self, id: CameraId, camera: &Camera, port: Port<D::Pixels>) -> Result<(), Fault> {
-        let Wiring { device, board, rtsp, clock, events, analyze, alive, .. } = &self.wiring;
+    /// Finds a camera its lane, and opens its ring there. At least one lane lives: without one the daemon ends.
+    fn berth(&mut self, id: CameraId, camera: &Camera, settings: CameraSettings) -> Port<D::Pixels> {
+        let home = self.homes.get(&camera.name).copied();
+        let (rooms, mean) = self.rooms();
+        let lane = place::choose(&rooms, home, asks(self.wiring.board.camera(id), mean)).unwrap_or(0);
+        self.homes.insert(Arc::clone(&camera.name), lane);
+        self.wiring.board.camera(id).set_lane(lane);
+        self.wiring.lanes[lane].harbour.open(id, settings)
+    }
+
+    /// The lanes as a camera finds them, and what one is taken for whose stream nobody knows, frames a second.
+    fn rooms(&self) -> (Vec<Room>, f64) {
+        let board = &self.wiring.board;
+        let known: Vec<f64> = board.cameras().filter_map(|card| online_fps(&card.link())).collect();
+        let mean = if known.is_empty() { UNKNOWN.0 } else { known.iter().sum::<f64>() / known.len() as f64 };
+        let room = |(number, lane): (usize, &crate::board::Lane)| Room {
+            capacity: lane.pace().map_or(0.0, |(_, curve)| curve.capacity()),
+            load: self
+                .running
+                .values()
+                .map(|running| board.camera(running.id))
+                .filter(|card| card.lane() == number)
+                .map(|card| asks(card, mean))
+                .sum(),
+            alive: lane.fault().is_none(),
+        };
+        let mut rooms: Vec<Room> = board.flow.lanes().iter().enumerate().map(room).collect();
+        place::even_out(&mut rooms);
+        (rooms, mean)
+    }
+
+    /// Starts a camera that was not there, or runs with other settings.
+    fn join(&mut self, id: CameraId, camera: &Camera, port: Port<D::Pixels>) -> Result<(), Fault> {
+        let Wiring { board, rtsp, analyze, .. } = &self.wiring;
         board.camera(id).set_privacy(camera.privacy.clone());
         // Fails only when `analyze` is gone: the daemon is going down.
         let _ = analyze.send(Work::Joined { camera: id, settings: Box::new(camera.clone()) });
+        let tap = rtsp.as_ref().and_then(|rtsp| rtsp.add(id, camera));
+        self.launch(id, camera, port, tap)
+    }
+
+    fn launch(
+        &mut self,
+        id: CameraId,
+        camera: &Camera,
+        port: Port<D::Pixels>,
+        tap: Option<Arc<dyn Tap>>,
+    ) -> Result<(), Fault> {
+        let Wiring { lanes, board, clock, events, analyze, alive, .. } = &self.wiring;
         let (stop, stopped) = bounded(0);
         let (living, ended) = bounded(0);
         let ingest = Ingest {
             camera: camera.clone(),
             id,
-            device: Arc::clone(device),
+            device: Arc::clone(&lanes[board.camera(id).lane()].device),
             port,
             board: Arc::clone(board),
             clock: Arc::clone(clock),
             events: events.clone(),
             analyze: analyze.clone(),
             stop: stopped,
-            tap: rtsp.as_ref().and_then(|rtsp| rtsp.add(id, camera)),
+            tap: tap.clone(),
         };
         let alive = alive.clone();
         let worker = supervise::spawn(&format!("cam-{}", camera.name), move || {
             ingest.run();
             drop((living, alive));
         })?;
-        self.running.insert(Arc::clone(&camera.name), Running { id, stop, ended, worker });
+        self.running.insert(Arc::clone(&camera.name), Running { id, tap, stop, ended, worker });
         Ok(())
     }
 
     /// A camera that was told to stop goes.
     fn leave(&self, id: CameraId, ended: &Receiver<Never>, worker: Worker, is_removed: bool) {
-        let Wiring { harbour, board, audience, rtsp, clock, events, analyze, .. } = &self.wiring;
+        let Wiring { lanes, board, audience, rtsp, clock, events, analyze, .. } = &self.wiring;
         let card = board.camera(id);
+        card.take_moving();
         if let Some(rtsp) = rtsp {
             rtsp.remove(&card.name);
         }
         if is_removed {
             audience.remove(id);
         }
-        if let Err(RecvTimeoutError::Disconnected) = ended.recv_timeout(LEAVE) {
-            worker.join();
-        } else {
-            tracing::error!(
-                camera = &*card.name,
-                "Its source does not stop: its thread and memory stay until weir is restarted."
-            );
-        }
-        harbour.close(id);
+        self.await_end(id, ended, worker, clock.now() + LEAVE);
+        lanes[card.lane()].harbour.close(id);
         let wall = clock.wall();
         let _ = analyze.send(Work::Lost { camera: id, wall });
         let (code, message) = if is_removed {
@@ -312,6 +446,19 @@ impl<D: Device> Roster<D> {
         }
         card.set_link(if is_removed { Link::Removed } else { Link::Connecting });
         tracing::info!(camera = &*card.name, reason = code, "The camera was stopped: {message}.");
+    }
+
+    /// Waits for the end of a camera's thread.
+    fn await_end(&self, id: CameraId, ended: &Receiver<Never>, worker: Worker, until: Tick) {
+        let left = until.since(self.wiring.clock.now());
+        if let Err(RecvTimeoutError::Disconnected) = ended.recv_timeout(left) {
+            worker.join();
+        } else {
+            tracing::error!(
+                camera = &*self.wiring.board.camera(id).name,
+                "Its source does not stop: its thread and memory stay until weir is restarted."
+            );
+        }
     }
 }
 
@@ -366,6 +513,19 @@ fn tell(applied: &Applied) {
             restart.join(", ")
         );
     }
+}
+
+fn online_fps(link: &Link) -> Option<f64> {
+    match link {
+        Link::Online { video, .. } => Some(video.fps.map_or(UNKNOWN.0, f64::from)),
+        _ => None,
+    }
+}
+
+/// Frames a second that a camera asks of an engine; `mean` is what it is taken for while nobody knows its stream.
+fn asks(card: &Card, mean: f64) -> f64 {
+    let fps = online_fps(&card.link()).unwrap_or(mean);
+    fps.min(card.terms().max_fps.unwrap_or(f64::INFINITY))
 }
 
 fn mean(all: &[(f64, f64)]) -> Option<(f64, f64)> {

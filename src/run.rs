@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cam-NAME ─ Port ─▶ Intake ─▶ infer ─ 2 batches ─▶ analyze ─ 4096 events ─▶ publish ─▶ Outbox ─▶ tokio: mqtt, http
-//!                                │ Studio             │ newest frame ─▶ show ─ newest picture ─▶ http, rtsp
+//!           one of these a GPU   │ Studio             │ newest frame ─▶ show ─ newest picture ─▶ http, rtsp
 //! ```
 //!
 //! | edge | bound | when it is full |
@@ -23,26 +23,25 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::board::Board;
+use crate::board::{Board, Lane};
 use crate::clock::{Clock, SystemClock, bell};
 use crate::config::{Codec, Config, Execution, Infer as InferSettings, Priority};
+use crate::device::Device;
 use crate::device::nvidia::Nvidia;
 use crate::device::software::Software;
-use crate::device::{Device, Engine};
 use crate::fault::{Fault, Who};
 use crate::flow::batch::{CameraSettings, Settings};
 use crate::flow::curve::Curve;
-use crate::flow::detect::Detector;
-use crate::flow::pace::{Objective, Pacer};
-use crate::frame::{CameraId, Frame, Stamp};
-use crate::intake::{Bystander, Port, intake};
+use crate::flow::pace::Objective;
+use crate::frame::CameraId;
+use crate::health::{Beats, probes};
+use crate::lanes::{self, Fall, Warm, Yard};
 use crate::model::spec::ModelSpec;
 use crate::outbox::Outbox;
 use crate::request::CLASSES;
-use crate::request::desk::{self, Desk, Door};
+use crate::request::desk::{self, Desk};
 use crate::roster::{self, Order, Roster};
 use crate::stage::analyze::{Analyze, Filter};
-use crate::stage::infer::{self, Infer};
 use crate::stage::ingest::Never;
 use crate::stage::publish;
 use crate::stage::show::Show;
@@ -51,14 +50,9 @@ use crate::video::encoder::Encoders;
 use crate::video::{Audience, Gallery, Studio, rtsp};
 use crate::{admission, http, metrics, sink, stop};
 
-/// A shared stage that has not moved for this long is stuck: not healthy, and no longer fed to systemd's watchdog.
-const STUCK: Duration = Duration::from_secs(10);
-
 /// Between two looks at the configuration that signals cause.
 const HANGUPS: Duration = Duration::from_millis(500);
 
-/// See [`yield_to_decoders`].
-const ENGINE_NICE: i32 = 5;
 /// Pictures for people come after everything else.
 const SHOW_NICE: i32 = 10;
 
@@ -73,34 +67,42 @@ pub fn run(config: Config, reread: Reread) -> Result<(), Fault> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let listener = http::bind(config.http.bind)?;
     match choose(&config, &*clock)? {
-        Chosen::Nvidia(device) => {
-            let engine = device.describe(&config.infer.execution);
-            tracing::info!(model = device.spec().name, engine, "Chose the engine.");
-            let spec = Arc::clone(device.spec());
-            Daemon { config, reread, device: Arc::new(device), spec, clock }.run(listener)
+        Chosen::Nvidia(devices) => {
+            for device in &devices {
+                let engine = device.describe(&config.infer.execution);
+                tracing::info!(
+                    model = device.spec().name,
+                    engine,
+                    gpu = device.ordinal(),
+                    "Chose the engine."
+                );
+            }
+            let spec = Arc::clone(devices[0].spec());
+            Daemon { config, reread, devices, spec, clock }.run(listener)
         }
         Chosen::Software(device) => {
             tracing::info!(model = device.spec().name, engine = device.describe(), "Chose the engine.");
             let spec = Arc::clone(device.spec());
-            Daemon { config, reread, device: Arc::new(device), spec, clock }.run(listener)
+            Daemon { config, reread, devices: vec![*device], spec, clock }.run(listener)
         }
     }
 }
 
-/// The same on a device of the caller's own, whose network this describes.
+/// The same on devices of the caller's own, which run the network that this describes: at least one.
 ///
 /// # Errors
 /// What kept it from starting, or made it stop.
-pub fn run_on<D: Device>(config: Config, device: D, spec: Arc<ModelSpec>) -> Result<(), Fault> {
+pub fn run_on<D: Device>(config: Config, devices: Vec<D>, spec: Arc<ModelSpec>) -> Result<(), Fault> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let listener = http::bind(config.http.bind)?;
     let reread = Box::new(|| Err("this daemon reads its configuration once".to_owned()));
-    Daemon { config, reread, device: Arc::new(device), spec, clock }.run(listener)
+    Daemon { config, reread, devices, spec, clock }.run(listener)
 }
 
 enum Chosen {
-    Nvidia(Nvidia),
-    Software(Software),
+    /// At least one.
+    Nvidia(Vec<Nvidia>),
+    Software(Box<Software>),
 }
 
 /// The device that `[infer] execution` means on this machine: pixels live on the GPU if and only if the engine does.
@@ -108,9 +110,9 @@ fn choose(config: &Config, clock: &dyn Clock) -> Result<Chosen, Fault> {
     let most = config.batcher.max_batch_frames;
     let software = |execution: Execution| {
         let infer = InferSettings { execution, ..config.infer.clone() };
-        Software::new(&config.model, &infer, most, clock).map(Chosen::Software)
+        Software::new(&config.model, &infer, most, clock).map(|device| Chosen::Software(Box::new(device)))
     };
-    let nvidia = || Nvidia::new(&config.model, &config.infer, most).map(Chosen::Nvidia);
+    let nvidia = || Nvidia::open(&config.model, &config.infer, most).map(Chosen::Nvidia);
     let Execution::Order(order) = &config.infer.execution else {
         return nvidia().or_else(|why| {
             tracing::info!("No GPU is used: {why}");
@@ -140,14 +142,15 @@ fn choose(config: &Config, clock: &dyn Clock) -> Result<Chosen, Fault> {
 struct Daemon<D> {
     config: Config,
     reread: Reread,
-    device: Arc<D>,
+    devices: Vec<D>,
     spec: Arc<ModelSpec>,
     clock: Arc<dyn Clock>,
 }
 
 impl<D: Device> Daemon<D> {
     fn run(self, listener: std::net::TcpListener) -> Result<(), Fault> {
-        let Daemon { config, reread, device, spec, clock } = self;
+        let Daemon { config, reread, devices, spec, clock } = self;
+        let devices: Vec<Arc<D>> = devices.into_iter().map(Arc::new).collect();
         let exporter = metrics::install()?;
         let filter = Filter::new(&spec.labels, &config.model.classes)
             .map_err(|unknown| roster::unknown_classes(&spec, "[model] classes", &unknown))?;
@@ -155,19 +158,23 @@ impl<D: Device> Daemon<D> {
             roster::check_labels(&spec, camera)?;
         }
         let cameras = config.cameras.iter().map(|c| (Arc::clone(&c.name), roster::terms(c, None)));
-        let board = Arc::new(Board::of(cameras));
+        let gpus: Vec<Option<u32>> = devices.iter().map(|device| device.ordinal()).collect();
+        let board = Arc::new(Board::with_lanes(cameras, &gpus));
         board.flow.set_target(config.batcher.slo_p95);
-        board.accelerator.ask({
-            let device = Arc::clone(&device);
-            move || device.report()
-        });
-        board.admission.configure(admission::Settings::new(&config, board.accelerator.report().is_some()));
+        for (lane, device) in board.flow.lanes().iter().zip(&devices) {
+            let device = Arc::clone(device);
+            lane.accelerator.ask(move || device.report());
+        }
+        let beside = board.flow.lanes().iter().any(|lane| lane.accelerator.report().is_some());
+        board.admission.configure(admission::Settings::new(&config, beside));
         let outbox = Outbox::new(Arc::clone(&config.node), config.events.keep, Arc::clone(&clock));
         let ready = Arc::new(AtomicBool::new(false));
-        let beats: Vec<(&'static str, Beat)> =
-            ["infer", "analyze", "publish"].map(|name| (name, Beat::new(clock.now()))).into();
-        let [infer_beat, analyze_beat, publish_beat] = [0, 1, 2].map(|i| beats[i].1.clone());
+        let [analyze_beat, publish_beat] = [0, 1].map(|_| Beat::new(clock.now()));
+        let shared = [("analyze", analyze_beat.clone()), ("publish", publish_beat.clone())];
+        let beats = Arc::new(Beats::new(&board, shared));
         let (fatal, fatals) = bounded(8);
+        // This end is kept, so that it is open as long as somebody listens.
+        let (fallen, falls) = bounded(devices.len().max(1));
         // Whoever comes while that many wait is told to come again; signals are one then.
         let (order, orders) = bounded(2);
         // Every worker holds a clone; when all are gone, everything has ended.
@@ -176,7 +183,7 @@ impl<D: Device> Daemon<D> {
         // The sockets, on tokio. They start first: a probe can ask how far the start has come.
         let limits = desk::Limits::new(&config.http);
         let desk = Arc::new(Desk::new(Arc::clone(&board), Arc::clone(&clock), limits, &config.tenants));
-        let probes = probes(&ready, beats, &clock);
+        let probes = probes(&ready, Arc::clone(&beats), &clock);
         let (bell, waiter) = bell();
         let audience = Audience::new(config.cameras.iter().map(|camera| &*camera.name), bell);
         let encoders = Encoders::settle(&config);
@@ -201,7 +208,7 @@ impl<D: Device> Daemon<D> {
                 Arc::new(move || http::answers::Devices {
                     video_encoder: encoders.choice(Codec::H264).unwrap_or_default(),
                     video_encoder_h265: encoders.choice(Codec::H265),
-                    gpus: board.accelerator.report().into_iter().collect(),
+                    gpus: board.flow.lanes().iter().filter_map(gpu_of).collect(),
                 })
             },
         };
@@ -216,13 +223,11 @@ impl<D: Device> Daemon<D> {
         // The frame path, from its end to its beginning.
         let (events, drafts) = bounded(4096);
         let (results, work) = bounded(2);
-        let (warm, warmed) = bounded(1);
         // Clients' pictures have the numbers after the last camera that there could be.
         let first_class = u32::try_from(board.capacity()).unwrap_or(u32::MAX);
-        let rings: Vec<(CameraId, CameraSettings)> = (0..)
+        let requests: Vec<(CameraId, CameraSettings)> = (first_class..)
             .map(CameraId)
-            .zip(config.cameras.iter().map(roster::settings))
-            .chain((first_class..).map(CameraId).zip(CLASSES.map(|class| request_settings(class, &limits))))
+            .zip(CLASSES.map(|class| request_settings(class, &limits)))
             .collect();
         let settings = Settings {
             max_batch_frames: config.batcher.max_batch_frames,
@@ -234,12 +239,6 @@ impl<D: Device> Daemon<D> {
             max_wait: config.batcher.max_wait,
             max_batch: config.batcher.max_batch_frames,
         };
-        let (mut ports, intake) = intake::<D::Pixels>(settings, &rings, &board, &clock, infer_beat);
-        let harbour = intake.harbour();
-        intake.tell(Arc::clone(&studio) as Arc<dyn Bystander<D::Pixels>>);
-        let request_ports = ports.split_off(config.cameras.len());
-        let (handed, engine_outputs) = bounded(1);
-
         let mut workers = vec![{
             let (outbox, clock, alive) = (Arc::clone(&outbox), Arc::clone(&clock), alive.clone());
             supervise::stage("publish", fatal.clone(), move || {
@@ -248,37 +247,47 @@ impl<D: Device> Daemon<D> {
                 Ok(())
             })?
         }];
-        workers.push({
-            let (device, board, clock, alive, results) =
-                (Arc::clone(&device), Arc::clone(&board), Arc::clone(&clock), alive.clone(), results.clone());
-            let (spec, studio) = (Arc::clone(&spec), Arc::clone(&studio));
-            supervise::stage("infer", fatal.clone(), move || {
-                let _alive = alive;
-                yield_to_decoders();
-                let mut engine = device.engine()?;
-                let detector = Detector::new(&spec, &engine.outputs())?;
-                let _ = handed.send(detector);
-                let curve = infer::warm_up(&mut engine, &*clock)?;
-                let useful = curve.largest_useful();
-                if curve.rungs().last().is_some_and(|rung| rung.frames > useful) {
-                    // An engine keeps the memory of the largest batch that it ever ran.
-                    drop(engine);
-                    engine = device.engine()?;
-                    engine.run(useful)?;
-                }
-                let _ = warm.send(curve);
-                let objective = Objective { max_batch: objective.max_batch.min(useful), ..objective };
-                let pacer = Pacer::new(objective, curve);
-                Infer::<D> { intake, engine, pacer, results, board, clock, studio }.run()
-            })?
-        });
-
-        // Signals are heard from here on, so that a slow model load can be interrupted.
-        let detector = match wait_for(&engine_outputs, &fatals, &net.signals) {
-            Waited::Got(detector) => detector,
-            Waited::Signal => return Ok(()),
-            Waited::Fatal(fault) => return Err(fault),
+        let yard = Yard::<D> {
+            settings,
+            objective,
+            requests,
+            spec: Arc::clone(&spec),
+            board: Arc::clone(&board),
+            clock: Arc::clone(&clock),
+            studio: Arc::clone(&studio),
+            results: results.clone(),
+            fallen,
+            alive: alive.clone(),
+            shapes: Arc::default(),
         };
+        // Signals are heard from here on, so that a slow model load can be interrupted.
+        let (mut lanes, mut doors, mut lane_beats, mut detector) = (Vec::new(), Vec::new(), Vec::new(), None);
+        for (number, device) in devices.into_iter().enumerate() {
+            let (warm, warmed) = bounded(1);
+            let opened = yard.open(number, device, warm)?;
+            workers.push(opened.worker);
+            doors.push(opened.pier);
+            lanes.push(opened.berth);
+            lane_beats.push(opened.beat);
+            match wait_for(&warmed, &falls, &net.signals) {
+                Waited::Got(Warm { detector: its, curve }) => {
+                    report(&curve, board.flow.label(number));
+                    detector.get_or_insert(its);
+                }
+                Waited::Signal => return Ok(()),
+                Waited::Fell(fault) => {
+                    tracing::error!(gpu = board.flow.lane(number).gpu, "An engine does not start: {fault}");
+                    board.flow.lane(number).fail(fault);
+                }
+            }
+        }
+        let Some(detector) = detector else {
+            let fault = board.flow.lanes().iter().find_map(|lane| lane.fault().cloned());
+            return Err(fault.unwrap_or_else(|| Fault::new(Who::Bug, "start", "there is no device")));
+        };
+        let watch = lanes::Watch::new(Arc::clone(&board), lane_beats.clone(), analyze_beat.clone());
+        beats.watch_lanes(lane_beats);
+
         workers.push({
             let analyze = Analyze {
                 work,
@@ -302,13 +311,7 @@ impl<D: Device> Daemon<D> {
                 Ok(())
             })?
         });
-        match wait_for(&warmed, &fatals, &net.signals) {
-            Waited::Got(got) => report(&got),
-            Waited::Signal => return Ok(()),
-            Waited::Fatal(fault) => return Err(fault),
-        }
-
-        desk.open(door(&device, request_ports, &clock));
+        desk.open(lanes::door(doors, &board, &clock));
         let (stop_cameras, stopped) = bounded::<Never>(0);
         workers.push({
             let show = Show::<D> {
@@ -321,16 +324,15 @@ impl<D: Device> Daemon<D> {
             };
             let alive = alive.clone();
             supervise::spawn("show", move || {
-                yield_to(SHOW_NICE);
+                lanes::yield_to(SHOW_NICE);
                 show.run();
                 drop(alive);
             })?
         });
         let bind = config.http.bind;
         let wiring = roster::Wiring {
-            device,
+            lanes,
             spec,
-            harbour,
             board: Arc::clone(&board),
             audience,
             rtsp,
@@ -340,18 +342,31 @@ impl<D: Device> Daemon<D> {
             alive,
         };
         let grace = config.grace;
-        let mut roster = Roster::start(wiring, config, ports)?;
+        let mut roster = Roster::start(wiring, config)?;
         // Only the stages hold these from now on: their end is the signal.
         drop((fatal, stopped));
+        let _fallen = yard.fallen.clone();
+        drop(yard);
         ready.store(true, Relaxed);
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!(cameras = board.cameras().count(), http = %bind, "Ready.");
 
-        let mut complaint = None;
+        let (mut complaint, mut watch) = (None, watch);
         let verdict = loop {
             select! {
                 recv(net.signals) -> _ => break Ok(()),
                 recv(fatals) -> fault => break fault.map_or(Ok(()), Err),
+                recv(falls) -> fall => {
+                    let Ok(fall) = fall else { break Ok(()) };
+                    if let Err(fault) = fell(fall, &board, &mut roster) { break Err(fault); }
+                }
+                default(Beat::EVERY) => {
+                    roster.look();
+                    if let Some(fall) = watch.look(clock.now()) {
+                        roster.abandon(fall.lane);
+                        if let Err(fault) = fell(fall, &board, &mut roster) { break Err(fault); }
+                    }
+                }
                 recv(orders) -> order => {
                     let Ok(order) = order else { break Ok(()) };
                     let _ = sd_notify::notify(&reloading());
@@ -387,16 +402,32 @@ impl<D: Device> Daemon<D> {
     }
 }
 
-/// Lowers the priority of the calling thread, and of those that the engine will start from it. When the engine takes all cores, a
-/// picture must not wait behind it to be decoded: late pictures are what latency is made of. Without the right to
-/// change priorities nothing changes.
-fn yield_to_decoders() {
-    yield_to(ENGINE_NICE);
+/// A lane has ended. Its cameras go to the others; where there is none, that is the daemon's end.
+fn fell<D: Device>(fall: Fall, board: &Board, roster: &mut Roster<D>) -> Result<(), Fault> {
+    let Fall { lane, fault } = fall;
+    let its = board.flow.lane(lane);
+    // One that hung was given up before its loop ended.
+    if !its.fail(fault.clone()) {
+        return Ok(());
+    }
+    let living = board.flow.living().count();
+    if living == 0 {
+        return Err(fault);
+    }
+    let cameras = roster.evacuate(lane);
+    tracing::error!(
+        gpu = its.gpu.unwrap_or(lane as u32),
+        cameras,
+        living,
+        "An engine failed; its cameras were started again on the others. {fault}"
+    );
+    Ok(())
 }
 
-fn yield_to(nice: i32) {
-    // Linux keeps a nice value per thread (sched(7)); `None` is the calling one.
-    let _ = rustix::process::setpriority_process(None, nice);
+/// The GPU of an engine, if it has one.
+fn gpu_of(lane: &Lane) -> Option<http::answers::Gpu> {
+    let fault = lane.fault().map(|fault| fault.message.clone());
+    Some(http::answers::Gpu { reading: lane.accelerator.report()?, state: lane.state(), fault })
 }
 
 /// Waits for all workers, at most for the grace period.
@@ -429,78 +460,36 @@ fn request_settings(priority: Priority, limits: &desk::Limits) -> CameraSettings
     }
 }
 
-/// From HTTP, which knows of no device, to the rings.
-fn door<D: Device>(device: &Arc<D>, ports: Vec<Port<D::Pixels>>, clock: &Arc<dyn Clock>) -> Door {
-    let (device, clock) = (Arc::clone(device), Arc::clone(clock));
-    Arc::new(move |class, still, waiting| {
-        let size = still.size;
-        let pixels = device.picture(still)?;
-        let now = clock.now();
-        let stamp = Stamp { arrived: now, decoded: now, pts: None, wall: clock.wall() };
-        ports[class as usize].request(Frame { stamp, size, pixels }, waiting);
-        Ok(())
-    })
-}
-
-fn report(curve: &Curve) {
+/// `gpu`: where there are several.
+fn report(curve: &Curve, gpu: Option<u32>) {
     for rung in curve.rungs() {
         tracing::info!(
+            gpu,
             batch = rung.frames,
             service_ms = rung.service.as_secs_f64() * 1e3,
             fps = rung.frames as f64 / rung.service.as_secs_f64(),
             "Measured the engine."
         );
     }
-    tracing::info!(batch = curve.largest_useful(), "The largest batch that makes frames cheaper.");
+    tracing::info!(gpu, batch = curve.largest_useful(), "The largest batch that makes frames cheaper.");
 }
 
 enum Waited<T> {
     Got(T),
     Signal,
-    Fatal(Fault),
+    Fell(Fault),
 }
 
-fn wait_for<T>(what: &Receiver<T>, fatals: &Receiver<Fault>, signals: &Receiver<()>) -> Waited<T> {
+/// Waits for a lane to be warm. Those before it have nothing to do yet, so it is the one that can fall.
+fn wait_for<T>(what: &Receiver<T>, falls: &Receiver<Fall>, signals: &Receiver<()>) -> Waited<T> {
     let died = || Fault::new(Who::Bug, "start", "the engine's thread ended before it was ready");
     select! {
         recv(what) -> got => match got {
             Ok(got) => Waited::Got(got),
             // Its sender is gone because the thread failed; the reason is on its way.
-            Err(_) => Waited::Fatal(fatals.recv_timeout(Duration::from_secs(1)).unwrap_or_else(|_| died())),
+            Err(_) => Waited::Fell(falls.recv_timeout(Duration::from_secs(1)).map_or_else(|_| died(), |fall| fall.fault)),
         },
         recv(signals) -> _ => Waited::Signal,
-        recv(fatals) -> fault => Waited::Fatal(fault.unwrap_or_else(|_| died())),
-    }
-}
-
-/// What the health checks ask.
-struct Probes {
-    missing: http::Probe,
-    stuck: http::Probe,
-}
-
-fn probes(ready: &Arc<AtomicBool>, beats: Vec<(&'static str, Beat)>, clock: &Arc<dyn Clock>) -> Probes {
-    let (is_ready, was_ready, clock) = (Arc::clone(ready), Arc::clone(ready), Arc::clone(clock));
-    Probes {
-        missing: Arc::new(move || {
-            if is_ready.load(Relaxed) {
-                Vec::new()
-            } else {
-                vec!["the model has not been warmed up yet".to_owned()]
-            }
-        }),
-        stuck: Arc::new(move || {
-            if !was_ready.load(Relaxed) {
-                return Vec::new();
-            }
-            let now = clock.now();
-            let stuck = beats.iter().filter(|(_, beat)| now.since(beat.last()) > STUCK);
-            stuck
-                .map(|(name, beat)| {
-                    format!("{name} has not moved for {:.0} s", now.since(beat.last()).as_secs_f32())
-                })
-                .collect()
-        }),
     }
 }
 

@@ -31,6 +31,19 @@ pub fn stage(
     fatal: Sender<Fault>,
     body: impl FnOnce() -> Result<(), Fault> + Send + 'static,
 ) -> Result<Worker, Fault> {
+    // The receiver outlives the stages; if it is gone, the process is on its way out already.
+    guard(name, move |fault| drop(fatal.send(fault)), body)
+}
+
+/// The same for a thread whose end another one decides about: when it fails or panics, `report` is called on it.
+///
+/// # Errors
+/// When the system has no thread to give.
+pub fn guard(
+    name: &str,
+    report: impl FnOnce(Fault) + Send + 'static,
+    body: impl FnOnce() -> Result<(), Fault> + Send + 'static,
+) -> Result<Worker, Fault> {
     let stage = name.to_owned();
     spawn(name, move || {
         let outcome = catch_unwind(AssertUnwindSafe(body));
@@ -41,8 +54,7 @@ pub fn stage(
                 Fault::new(Who::Bug, "panic", format!("stage {stage} panicked: {}", panic_text(&*panic)))
             }
         };
-        // The receiver outlives the stages; if it is gone, the process is on its way out already.
-        let _ = fatal.send(fault);
+        report(fault);
     })
 }
 

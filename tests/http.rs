@@ -94,7 +94,7 @@ fn answers_follow_the_schema_of_the_api() {
     ];
     for warm in [false, true] {
         if warm {
-            flow.publish(pacer.pace(), *pacer.curve());
+            flow.lane(0).publish(pacer.pace(), *pacer.curve());
         }
         for (path, kind) in answers {
             let (_, answer) = get_json(&net.url(path));
@@ -216,7 +216,7 @@ fn a_picture_before_the_engine_is_warm_is_asked_to_come_back() {
     net.board.flow.set_target(target);
     for (p95, hint) in [(99, false), (101, true)] {
         let pace = Pace { p95: Some(Duration::from_millis(p95)), ..pacer.pace() };
-        net.board.flow.publish(pace, *pacer.curve());
+        net.board.flow.lane(0).publish(pace, *pacer.curve());
         let answer = post("");
         let said = answer.headers().get("x-slo-hint").map(|value| value.to_str().unwrap());
         assert_eq!(said, hint.then_some("reduce_delta"), "{p95} ms");

@@ -515,3 +515,51 @@ fn a_batch_gives_what_single_pictures_give() {
         assert!(!alone.is_empty());
     }
 }
+
+/// Each GPU has a context, kernels and a session of its own: the second decodes and finds what the first does, at the same time.
+#[test]
+fn another_gpu_gives_what_the_first_gives() {
+    let test = "another_gpu_gives_what_the_first_gives";
+    let Some(first) = gpu(test) else { return };
+    if weir::device::nvidia::gpu::count().expect("they can be counted") < 2 {
+        return eprintln!("skipped {test}: there is one GPU");
+    }
+    let Some(stream) = stream(test, "street.h264") else { return };
+    let Some((file, manifest)) = model(test, "yolo11n") else { return };
+    let second = Gpu::open(1).expect("it was counted");
+    assert_eq!((first.ordinal(), second.ordinal()), (0, 1));
+    let boxes = |gpu: &Arc<Gpu>| -> Vec<Vec<Detection>> {
+        let device = device(gpu, file.clone(), manifest.clone(), 8);
+        assert_eq!(
+            (device.ordinal(), device.report().map(|r| r.gpu)),
+            (Some(gpu.ordinal()), Some(gpu.ordinal()))
+        );
+        let mut engine = device.engine().expect("it opened before");
+        let mut detector =
+            weir::flow::detect::Detector::new(device.spec(), &engine.outputs()).expect("the family fits");
+        let decoded = decode(gpu, &stream);
+        assert_eq!(hashes(&decoded), stream.hashes, "GPU {}", gpu.ordinal());
+        let surfaces: Vec<Arc<Surface>> = decoded.into_iter().filter_map(|d| d.surface).take(8).collect();
+        let places: Vec<_> =
+            surfaces.iter().enumerate().map(|(i, s)| engine.load(i, &frame(s)).expect("a slot")).collect();
+        let outputs = engine.run(surfaces.len()).expect("the GPU runs it");
+        let slots = surfaces.iter().zip(&places).enumerate();
+        slots
+            .map(|(slot, (surface, place))| {
+                let mut out = Vec::new();
+                detector.decode(&[outputs.view(0, slot)], place, surface.layout().geometry.size, &mut out);
+                out.retain(|d| d.score > 0.35);
+                out
+            })
+            .collect()
+    };
+    // The second one first: it must not lean on what the first has made.
+    let (there, here) = (boxes(&second), boxes(&first));
+    for (there, here) in there.iter().zip(&here) {
+        let close = |d: &Detection| here.iter().any(|o| o.class == d.class && o.bbox.iou(&d.bbox) > 0.99);
+        assert!(
+            !there.is_empty() && there.len() == here.len() && there.iter().all(close),
+            "{there:?} {here:?}"
+        );
+    }
+}

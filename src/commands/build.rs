@@ -32,10 +32,21 @@ fn build(config: &Config, out: &mut dyn Write) -> Result<(), Fault> {
             .remedy("write execution = [\"tensorrt\", \"cuda\"], for example"));
     }
     let infer = Infer { execution: Execution::Order(asked), ..config.infer.clone() };
-    let device = Nvidia::new(&config.model, &infer, config.batcher.max_batch_frames)?;
+    let mut built: Vec<String> = Vec::new();
+    for device in Nvidia::open(&config.model, &infer, config.batcher.max_batch_frames)? {
+        // GPUs of one kind share their engines.
+        if !built.contains(&device.gpu().name) {
+            built.push(device.gpu().name.clone());
+            build_on(&device, &infer.execution, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn build_on(device: &Nvidia, asked: &Execution, out: &mut dyn Write) -> Result<(), Fault> {
     let unwritten =
         |e: io::Error| Fault::new(Who::Device, "output", format!("progress cannot be written: {e}"));
-    writeln!(out, "{}", device.describe(&infer.execution)).map_err(unwritten)?;
+    writeln!(out, "{}", device.describe(asked)).map_err(unwritten)?;
     let clock = SystemClock::new();
     let mut engine = device.engine()?;
     let ladder = engine.ladder().to_vec();

@@ -284,6 +284,7 @@ fn infer(check: &mut Check<'_>, section: &Section) -> Option<Infer> {
     Some(Infer {
         onnxruntime,
         execution,
+        gpus: section.ints("gpus"),
         openvino,
         tensorrt_rtx,
         engine_cache,

@@ -40,6 +40,7 @@ pub(super) enum Value {
     Float(f64),
     Text(String),
     Texts(Vec<String>),
+    Ints(Vec<u32>),
     Points(Vec<[f32; 2]>),
     Params(BTreeMap<String, String>),
     Section(Section),
@@ -110,6 +111,14 @@ impl Section {
         match self.value(key) {
             Some(Value::Texts(texts)) => texts.clone(),
             _ => Vec::new(),
+        }
+    }
+
+    /// `None`: the word that stands for all of them.
+    pub fn ints(&self, key: &str) -> Option<Vec<u32>> {
+        match self.value(key)? {
+            Value::Ints(ints) => Some(ints.clone()),
+            _ => None,
         }
     }
 
@@ -248,6 +257,24 @@ impl Reader<'_> {
                 };
                 let list: Vec<_> = items.iter().map(read).collect();
                 list.into_iter().collect::<Option<_>>().map(Value::Texts)
+            }
+            (Kind::WordOrInts(word, ..), DeValue::String(text)) => {
+                self.word(key, &[word], at, text).map(Value::Text)
+            }
+            (Kind::WordOrInts(_, min, max), DeValue::Array(items)) => {
+                let mut ints = Vec::new();
+                for item in items {
+                    let int = match item.get_ref() {
+                        DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix()).ok(),
+                        _ => None,
+                    };
+                    let int = int.filter(|n| (min..=max).contains(&n)).and_then(|n| u32::try_from(n).ok());
+                    match int {
+                        Some(int) if !ints.contains(&int) => ints.push(int),
+                        _ => return self.range(key, item.span()),
+                    }
+                }
+                if ints.is_empty() { self.range(key, at) } else { Some(Value::Ints(ints)) }
             }
             (Kind::Texts, DeValue::Array(items)) => {
                 let texts: Vec<_> = items.iter().map(|item| self.item(key, item)).collect();

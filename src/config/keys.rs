@@ -3,7 +3,9 @@
 //! A check that needs more than one key, or the world outside, is in [`check`](super::check).
 
 use super::schema::Absent::{Default, Optional, Required};
-use super::schema::Kind::{self, Bool, Float, Int, Named, Params, Points, Refused, Text, Texts, Word, Words};
+use super::schema::Kind::{
+    self, Bool, Float, Int, Named, Params, Points, Refused, Text, Texts, Word, WordOrInts, Words,
+};
 use super::schema::{Absent, Key, Table};
 
 const fn key(name: &'static str, kind: Kind, absent: Absent, doc: &'static str) -> Key {
@@ -119,6 +121,14 @@ written: lib/weir/tensorrt-rtx beside the program's folder, then tensorrt-rtx in
             Optional("\"/var/cache/weir/engines\""),
             "Where TensorRT's engines are kept, by model, driver and GPU. Made with mode 0700; one that others can write to is refused, since engines
 are code. When it is not written: engines in $WEIR_CACHE or ~/.cache/weir.",
+        ),
+        key(
+            "gpus",
+            WordOrInts("all", 0, 63),
+            Default("\"all\""),
+            "Which GPUs cuda uses, as CUDA counts them (nvidia-smi's order with CUDA_DEVICE_ORDER=PCI_BUS_ID). Each has an
+engine of its own, and cameras are spread over them; frames never cross from one to another.
+all: those that are here and can run the model. One that is listed must be here.",
         ),
         key(
             "threads",

@@ -131,6 +131,8 @@ pub struct Infer {
     pub onnxruntime: Option<PathBuf>,
     /// `execution`: what runs the network. Default cpu.
     pub execution: Execution,
+    /// `gpus`: those that cuda uses, as CUDA counts them; `None`: all that can.
+    pub gpus: Option<Vec<u32>>,
     /// `openvino = "…/libonnxruntime_providers_openvino_plugin.so"`; absent: searched as ONNX Runtime is.
     pub openvino: Option<PathBuf>,
     /// `tensorrt_rtx = "…/libonnxruntime_providers_nv_tensorrt_rtx.so"`; absent: searched as OpenVINO is.

@@ -41,6 +41,8 @@ pub enum Kind {
     Word(&'static [&'static str]),
     /// One of these strings, or a list of them.
     Words(&'static [&'static str]),
+    /// This string, or a list of different whole numbers from the first to the second; the list is not empty.
+    WordOrInts(&'static str, i64, i64),
     /// A list of strings that are not empty.
     Texts,
     /// A list of points `[x, y]` in fractions of the picture, at least and at most so many.
@@ -115,6 +117,9 @@ impl fmt::Display for Kind {
                     write!(f, "{before}\"{word}\"")?;
                 }
                 Ok(())
+            }
+            Kind::WordOrInts(word, min, max) => {
+                write!(f, "\"{word}\", or a list of different whole numbers, {min}..={max}")
             }
             Kind::Texts => f.write_str("a list of strings"),
             Kind::Points(min, max) if min == max => write!(f, "{min} points [x, y], fractions 0..=1"),

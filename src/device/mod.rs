@@ -54,6 +54,11 @@ pub trait Device: Send + Sync + 'static {
         None
     }
 
+    /// Which GPU it is, as CUDA counts; `None`: it is none.
+    fn ordinal(&self) -> Option<u32> {
+        None
+    }
+
     /// What the accelerator says of itself; `None`: there is none, the CPU does it all.
     fn report(&self) -> Option<accelerator::Report> {
         None

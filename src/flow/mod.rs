@@ -10,6 +10,7 @@ pub mod detect;
 pub mod draw;
 mod interval;
 pub mod pace;
+pub mod place;
 pub mod predict;
 pub mod retry;
 pub mod ring;

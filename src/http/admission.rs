@@ -80,7 +80,7 @@ pub(super) async fn ask(
     };
     let now = Room {
         rho: rounded(state.rho, 3),
-        capacity_fps: rounded(state.machine.budget(state.load.decode), 1),
+        capacity_fps: rounded(state.capacity, 1),
         decode_known: state.machine.decode.is_some(),
     };
     let (verdict, fps) = match verdict {

@@ -56,6 +56,8 @@ pub struct Camera {
     pub max_fps: Option<f64>,
     /// The oldest that its frames may become before the engine takes them.
     pub ring_ms: u64,
+    /// The GPU that its pictures are on; null where the CPU does it all.
+    pub gpu: Option<u32>,
     /// Objects that are followed now.
     pub tracks: usize,
     /// Connections that were tried.
@@ -112,16 +114,56 @@ impl From<&Counts> for Frames {
 pub struct Flow {
     /// The target of realtime frames' p95.
     pub slo_p95_ms: f64,
-    /// How the engine is fed; null until it is warm.
+    /// How the engine is fed; of several that with the highest load, and the highest p95 of all. Null until one is warm.
     pub pace: Option<Pace>,
-    /// S(b): what a batch of b frames takes.
+    /// S(b) of the same engine: what a batch of b frames takes.
     pub service: Option<Vec<Rung>>,
-    /// The engine's rate at its largest useful batch, frames a second.
+    /// The rate of the engines that live at their largest useful batch, frames a second.
     pub capacity_fps: Option<f64>,
+    /// Each engine: one a GPU.
+    pub lanes: Vec<Lane>,
     /// What the machine can take; null before the first look.
     pub admission: Option<Admission>,
     /// Pictures of clients.
     pub requests: Requests,
+}
+
+/// One engine.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Lane {
+    /// Its GPU; null where the CPU does it all.
+    pub gpu: Option<u32>,
+    /// Whether it works.
+    #[schemars(extend("enum" = ["live", "failed"]))]
+    pub state: &'static str,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// Cameras that are placed on it.
+    pub cameras: usize,
+    /// How it is fed; null until it is warm.
+    pub pace: Option<Pace>,
+    /// S(b): what a batch of b frames takes.
+    pub service: Option<Vec<Rung>>,
+    /// Its rate at its largest useful batch, frames a second.
+    pub capacity_fps: Option<f64>,
+    /// What it can take; null before the first look.
+    pub admission: Option<LaneAdmission>,
+}
+
+/// What one engine can take.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct LaneAdmission {
+    /// Load over its rate.
+    pub rho: f64,
+    /// How its cameras stand.
+    pub verdict: Standing,
+    /// What binds first.
+    pub ceiling: Ceiling,
+    /// Frames a second at `rho_max`.
+    pub capacity_fps: f64,
+    /// Its GPU's memory that is left beyond the headroom.
+    pub gpu_memory_available_mb: Option<f64>,
 }
 
 /// The pacer's decision.
@@ -156,7 +198,8 @@ pub struct Rung {
     pub fps: f64,
 }
 
-/// What the machine can take.
+/// What the machine can take. Of several engines `rho`, `verdict` and `ceiling` are the worst one's, `capacity_fps` and
+/// `gpu_memory_available_mb` the sums.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Admission {
     /// Load over the engine's rate beside the decoding that there is.
@@ -214,7 +257,21 @@ pub struct Devices {
     /// Encodes H.265; null: nobody asked for it yet.
     pub video_encoder_h265: Option<Choice>,
     /// The GPUs that are used; none where the CPU does it all.
-    pub gpus: Vec<accelerator::Report>,
+    pub gpus: Vec<Gpu>,
+}
+
+/// A GPU that is used.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Gpu {
+    /// What it says of itself.
+    #[serde(flatten)]
+    pub reading: accelerator::Report,
+    /// Whether its engine works.
+    #[schemars(extend("enum" = ["live", "failed"]))]
+    pub state: &'static str,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
 }
 
 /// `POST /api/v1/admission`, when there is room

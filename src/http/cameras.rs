@@ -31,6 +31,7 @@ pub(super) async fn one(State(shared): State<Arc<Shared>>, Path(name): Path<Stri
 
 fn render(shared: &Shared, id: CameraId, card: &Card) -> Camera {
     let latency = card.latency(shared.api.clock.now());
+    let flow = &shared.api.board.flow;
     let terms = card.terms();
     Camera {
         name: Arc::clone(&card.name),
@@ -45,6 +46,7 @@ fn render(shared: &Shared, id: CameraId, card: &Card) -> Camera {
         max_fps: terms.max_fps,
         ring_ms: terms.ring.as_millis() as u64,
         tracks: card.tracks.load(Relaxed),
+        gpu: flow.lane(card.lane()).gpu.or(flow.label(card.lane())),
         attempts: card.attempts.load(Relaxed),
     }
 }

@@ -255,7 +255,7 @@ impl<O: Outputs> Analyze<O> {
         let latency = now.since(frame.stamp.arrived);
         card.note_latency(now, latency);
         if card.terms().priority == config::Priority::Realtime {
-            self.board.flow.note_latency(now, latency);
+            self.board.flow.lane(card.lane()).note_latency(now, latency);
         }
         scene.latency.record(latency);
         card.ledger.settle(Fate::Inferred);

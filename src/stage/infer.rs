@@ -1,12 +1,13 @@
 //! `infer`: one loop a device. Takes batches from the intake, runs the engine, hands results on.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use crate::board::Board;
+use crate::board::{Board, Lane};
 use crate::clock::{Clock, Tick};
 use crate::config::Priority;
 use crate::device::{Device, Engine};
@@ -98,20 +99,21 @@ struct Meters {
 }
 
 impl Meters {
-    fn new() -> Self {
+    /// `gpu`: what the readings of one engine are labelled with where there are several.
+    fn new(gpu: Option<u32>) -> Self {
         Meters {
             decode: metrics::stage("decode"),
-            wait: metrics::batch_wait(),
+            wait: metrics::batch_wait(gpu),
             preprocess: metrics::stage("preprocess"),
             infer: metrics::stage("infer"),
-            frames: metrics::batch_frames(),
+            frames: metrics::batch_frames(gpu),
         }
     }
 
-    fn ran(&self, frames: usize, took: Duration) {
+    fn ran(&self, lane: &Lane, frames: usize, took: Duration) {
         self.frames.record(frames);
         self.infer.record(took);
-        metrics::engine_busy(took);
+        lane.worked(took);
     }
 }
 
@@ -126,6 +128,8 @@ struct Flight {
 #[derive(Default)]
 struct Course {
     flying: VecDeque<Flight>,
+    /// Frames of the batch that is being made: taken, and neither settled nor flying yet.
+    taken: Vec<FrameKey>,
     /// When the last results were there.
     landed: Tick,
     /// Runs that failed since one did not.
@@ -139,18 +143,23 @@ impl<D: Device> Infer<D> {
     /// that the batch is of the newest frames and as large as it can be, early enough that the engine does not stand still.
     ///
     /// # Errors
-    /// When the engine failed [`MOST_FAILURES`] times in a row.
+    /// When the engine failed [`MOST_FAILURES`] times in a row. However it ends, a panic included, no frame is left without a fate.
     pub fn run(mut self) -> Result<(), Fault> {
         let mut course = Course::default();
-        let verdict = self.fly(&mut course);
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.fly(&mut course)));
+        self.fail(course.taken);
         for flight in course.flying {
             self.fail(flight.frames.iter().map(|f| f.key));
         }
-        verdict
+        outcome.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    fn lane(&self) -> &Lane {
+        self.board.flow.lane(self.intake.lane)
     }
 
     fn fly(&mut self, course: &mut Course) -> Result<(), Fault> {
-        let meters = Meters::new();
+        let meters = Meters::new(self.board.flow.label(self.intake.lane));
         let mut batch: Vec<(FrameKey, Frame<D::Pixels>)> = Vec::new();
         let depth = self.engine.depth().max(1);
         self.engine.ring_when_done(self.intake.bell());
@@ -171,16 +180,19 @@ impl<D: Device> Infer<D> {
                 Next::Batch => {}
             }
             let taken = self.clock.now();
+            course.taken.extend(batch.iter().map(|(key, _)| *key));
             self.took(taken, &batch, &meters);
             let cpu = self.clock.thread_cpu();
-            let frames = self.fill(taken, &mut batch);
+            let frames = self.fill(taken, &mut batch, course);
             let loaded = self.clock.now();
             meters.preprocess.record(loaded.since(taken));
             metrics::preprocess_cpu(self.clock.thread_cpu().saturating_sub(cpu));
             if frames.is_empty() {
                 continue;
             }
-            match self.engine.submit(frames.len()) {
+            let submitted = self.engine.submit(frames.len());
+            course.taken.clear();
+            match submitted {
                 Ok(()) => course.flying.push_back(Flight { frames, taken, loaded }),
                 Err(fault) => self.failed(&frames, &fault, course)?,
             }
@@ -201,12 +213,17 @@ impl<D: Device> Infer<D> {
 
     /// Takes the oldest batch's results and hands them on.
     fn land(&mut self, course: &mut Course, meters: &Meters) -> Result<(), Fault> {
-        let Some(Flight { frames, taken, loaded }) = course.flying.pop_front() else { return Ok(()) };
         let outcome = self.engine.collect();
+        let Some(Flight { frames, taken, loaded }) = course.flying.pop_front() else { return Ok(()) };
+        if self.intake.is_abandoned() {
+            // It hung, and its cameras run elsewhere: what it found is older than what they show.
+            self.fail(frames.iter().map(|f| f.key));
+            return Err(Fault::new(Who::Device, "engine", "the engine was given up, since it did not move"));
+        }
         let (before, done) = (course.landed, self.clock.now());
         course.landed = done;
         // What it waited for the batch before it is not its own time.
-        meters.ran(frames.len(), done.since(loaded.max(before)));
+        meters.ran(self.lane(), frames.len(), done.since(loaded.max(before)));
         self.pacer.ran(frames.len(), done.since(taken.max(before)));
         match outcome {
             Ok(outputs) => {
@@ -243,10 +260,10 @@ impl<D: Device> Infer<D> {
             return;
         }
         let tally = self.intake.take_tally();
-        let flow = &self.board.flow;
-        let pace = flow.with_latency(|latency| self.pacer.look(now, tally, latency));
+        let lane = self.board.flow.lane(self.intake.lane);
+        let pace = lane.with_latency(|latency| self.pacer.look(now, tally, latency));
         self.intake.steer(self.pacer.wait());
-        flow.publish(pace, *self.pacer.curve());
+        lane.publish(pace, *self.pacer.curve());
     }
 
     fn took(&mut self, now: Tick, batch: &[(FrameKey, Frame<D::Pixels>)], meters: &Meters) {
@@ -264,11 +281,17 @@ impl<D: Device> Infer<D> {
 
     /// Loads each frame into the engine; those that cannot be used fail alone, and a request for which the answer would
     /// come too late is left out. Pixels are freed here, unless somebody watches their camera.
-    fn fill(&mut self, now: Tick, batch: &mut Vec<(FrameKey, Frame<D::Pixels>)>) -> Vec<Analyzable> {
+    fn fill(
+        &mut self,
+        now: Tick,
+        batch: &mut Vec<(FrameKey, Frame<D::Pixels>)>,
+        course: &mut Course,
+    ) -> Vec<Analyzable> {
         let mut frames: Vec<Analyzable> = Vec::with_capacity(batch.len());
         let done = now + self.pacer.curve().service(batch.len());
         for (key, frame) in batch.drain(..) {
             if !self.board.requests.take(key, now, done) {
+                course.taken.retain(|taken| *taken != key);
                 self.board.settle(key, Fate::Stale);
                 continue;
             }
@@ -279,6 +302,7 @@ impl<D: Device> Infer<D> {
                 }
                 Err(fault) => {
                     tracing::debug!(%key, "A picture cannot be used: {fault}");
+                    course.taken.retain(|taken| *taken != key);
                     self.fail([key]);
                 }
             }

@@ -263,6 +263,16 @@ impl<D: Device> Ingest<D> {
 
     fn online(&self, video: &Video, was_online: bool) {
         let now = self.clock.wall();
+        let mut was_online = was_online;
+        if self.card().take_moving()
+            && let Link::Online { video: before, .. } = self.card().link()
+        {
+            tracing::info!(camera = &*self.camera.name, "The camera is back.");
+            if before == *video {
+                return;
+            }
+            was_online = true;
+        }
         let kind = if was_online { Kind::CameraChanged } else { Kind::CameraOnline };
         self.card().set_link(Link::Online { video: video.clone(), since: now });
         tracing::info!(
@@ -282,6 +292,7 @@ impl<D: Device> Ingest<D> {
 
     fn offline(&self, fault: &Fault) {
         self.port.offline();
+        self.card().take_moving();
         let before = self.card().link();
         let reason = Reason { code: fault.reason, message: fault.message.clone() };
         if matches!(&before, Link::Offline { reason: r, .. } if r.code == reason.code) {

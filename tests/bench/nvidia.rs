@@ -712,7 +712,7 @@ impl Bench {
                 detector.decode(&views, &frame.place, frame.size, &mut boxes);
                 let now = self.clock.now();
                 let latency = now.since(frame.stamp.arrived);
-                board.flow.note_latency(now, latency);
+                board.flow.lane(0).note_latency(now, latency);
                 board.settle(frame.key, Fate::Inferred);
                 if frame.stamp.arrived.as_nanos() >= run.from.load(Relaxed) {
                     run.latencies.lock().expect("no panic").push(latency.as_secs_f64() * 1e3);

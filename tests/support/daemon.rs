@@ -155,6 +155,11 @@ impl Daemon {
 
     /// The daemon with a script for a network (`scripted-weir.rs`), once it is ready.
     pub fn scripted(config: &str) -> Daemon {
+        Self::scripted_with(config, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn scripted_with(config: &str, env: &[(&str, &str)]) -> Daemon {
         let binary = Path::new(env!("CARGO_BIN_EXE_weir")).with_file_name("examples/scripted-weir");
         assert!(binary.is_file(), "{} is missing: `cargo build --examples` first", binary.display());
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -162,7 +167,7 @@ impl Daemon {
         std::fs::write(folder.join("scripted.toml"), manifest).expect("the manifest is written");
         std::fs::write(folder.join("scripted.onnx"), "").expect("the model is written");
         let model = format!("[model]\npath = {:?}\n", folder.join("scripted.onnx"));
-        let mut daemon = Self::spawn_as(Command::new(binary), config, &model, &[]);
+        let mut daemon = Self::spawn_as(Command::new(binary), config, &model, env);
         until("the daemon is ready", || {
             assert!(!daemon.ended(), "the daemon ended: {}", daemon.log());
             daemon.get("/readyz").ok().map(drop)

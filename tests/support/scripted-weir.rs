@@ -2,11 +2,15 @@
 //! only the engine is a script: it reads the number that is written in the picture it is given (see `target.rs`) and answers with the
 //! place where that picture's target is. So a picture that gets another one's boxes shows it.
 //!
-//! `scripted-weir weir.toml` runs until a signal, as `weir run -c weir.toml` does.
+//! `scripted-weir weir.toml` runs until a signal, as `weir run -c weir.toml` does. With `SCRIPTED_LANES=N` there are N such engines, as on a
+//! box with N GPUs; engine I fails every batch while there is a file `fail-I` in the folder of `SCRIPTED_ORDERS`, panics when there is
+//! `panic-I`, and hangs while there is `hang-I`. A batch takes `SCRIPTED_MS`.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weir::config::{self, Config, System};
 use weir::device::canvas::{Canvas, Colour};
@@ -23,13 +27,32 @@ use weir::model::spec::{Placement, TensorView};
 #[path = "target.rs"]
 mod target;
 
-struct Scripted;
+/// What an engine is told from outside, by files.
+#[derive(Clone, Default)]
+struct Orders {
+    folder: Option<PathBuf>,
+    number: usize,
+    batch: Duration,
+}
+
+impl Orders {
+    fn is(&self, what: &str) -> bool {
+        self.folder.as_ref().is_some_and(|folder| folder.join(format!("{what}-{}", self.number)).exists())
+    }
+
+    fn pause(span: Duration) {
+        let _ = crossbeam_channel::never::<()>().recv_timeout(span);
+    }
+}
+
+struct Scripted(Orders);
 
 /// What it saw in each slot: the target's y1, x1, y2, x2 as fractions of the picture, and whether it is there.
 #[derive(Default)]
 struct Reader {
     slots: Vec<([f32; 4], f32)>,
     done: Option<Seen>,
+    orders: Orders,
 }
 
 struct Seen(Vec<([f32; 4], f32)>);
@@ -78,6 +101,14 @@ impl Engine for Reader {
     }
 
     fn submit(&mut self, count: usize) -> Result<(), Fault> {
+        Orders::pause(self.orders.batch);
+        while self.orders.is("hang") {
+            Orders::pause(Duration::from_millis(20));
+        }
+        assert!(!self.orders.is("panic"), "on purpose");
+        if self.orders.is("fail") {
+            return Err(Fault::new(Who::Device, "engine", "on purpose"));
+        }
         self.slots.resize(self.slots.len().max(count), ([0.0; 4], 0.0));
         self.done = Some(Seen(self.slots[..count].to_vec()));
         Ok(())
@@ -94,7 +125,7 @@ impl Device for Scripted {
     type Source = SoftwareSource;
 
     fn engine(&self) -> Result<Reader, Fault> {
-        Ok(Reader::default())
+        Ok(Reader { orders: self.0.clone(), ..Reader::default() })
     }
 
     fn luma_grid(pixels: &Pixels) -> Option<Grid> {
@@ -119,7 +150,12 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let (config, _) = Config::load(path.as_ref(), &System).map_err(|report| report.render(false))?;
     weir::log::init(&config.log, &System)?;
     let spec = Arc::new(Manifest::load_one_fault(&config.model.manifest)?.spec);
-    Ok(weir::run::run_on(config, Scripted, spec)?)
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    let folder = std::env::var_os("SCRIPTED_ORDERS").map(PathBuf::from);
+    let batch = Duration::from_millis(number("SCRIPTED_MS").unwrap_or(0).into());
+    let lane = |number| Scripted(Orders { folder: folder.clone(), number, batch });
+    let lanes = (0..number("SCRIPTED_LANES").unwrap_or(1) as usize).map(lane).collect();
+    Ok(weir::run::run_on(config, lanes, spec)?)
 }
 
 fn main() -> ExitCode {

@@ -63,26 +63,7 @@ impl Gpu {
     /// # Errors
     /// When the driver, the decoder library or the GPU is not here, or the driver is too old.
     pub fn open(ordinal: usize) -> Result<Arc<Gpu>, Fault> {
-        // SAFETY: only looks whether the driver's library can be opened.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(Fault::new(
-                Who::Device,
-                "no_cuda",
-                "there is no NVIDIA driver here: libcuda.so.1 cannot be opened",
-            )
-            .remedy("install NVIDIA's driver, 580 or newer; in containers, run with --gpus"));
-        }
-        let mut version = 0;
-        // SAFETY: writes one integer; every libcuda has this function, and it works before cuInit.
-        let status = unsafe { sys::cuDriverGetVersion(&raw mut version) };
-        if status != sys::CUresult::CUDA_SUCCESS || version < OLDEST_DRIVER {
-            let (major, minor) = (version / 1000, version % 1000 / 10);
-            let message =
-                format!("the NVIDIA driver is too old: it knows CUDA {major}.{minor}, weir needs 13.0");
-            return Err(
-                Fault::new(Who::Device, "old_driver", message).remedy("install NVIDIA's driver 580 or newer")
-            );
-        }
+        driver_is_here()?;
         let context = CudaContext::new(ordinal).map_err(|e| driver("the GPU cannot be opened", &e))?;
         // Waiting threads sleep: a spinning one would take a core that other cameras need.
         context.set_blocking_synchronize().map_err(|e| driver("the GPU cannot be set up", &e))?;
@@ -107,6 +88,11 @@ impl Gpu {
         // SAFETY: writes one integer.
         let status = unsafe { sys::cuDriverGetVersion(&raw mut version) };
         check("the driver does not say its version", status as u32).map(|()| version)
+    }
+
+    /// Its number, as CUDA counts those that it shows to this process.
+    pub fn ordinal(&self) -> u32 {
+        u32::try_from(self.context.ordinal()).unwrap_or(u32::MAX)
     }
 
     /// Video decoders that this process has now.
@@ -174,6 +160,39 @@ impl Gpu {
         let (_, greatest) = result::stream::get_priority_range().map_err(failed)?;
         self.context.new_stream_with_priority(greatest).map_err(failed)
     }
+}
+
+fn driver_is_here() -> Result<(), Fault> {
+    // SAFETY: only looks whether the driver's library can be opened.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Fault::new(
+            Who::Device,
+            "no_cuda",
+            "there is no NVIDIA driver here: libcuda.so.1 cannot be opened",
+        )
+        .remedy("install NVIDIA's driver, 580 or newer; in containers, run with --gpus"));
+    }
+    let mut version = 0;
+    // SAFETY: writes one integer; every libcuda has this function, and it works before cuInit.
+    let status = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+    if status != sys::CUresult::CUDA_SUCCESS || version < OLDEST_DRIVER {
+        let (major, minor) = (version / 1000, version % 1000 / 10);
+        let message = format!("the NVIDIA driver is too old: it knows CUDA {major}.{minor}, weir needs 13.0");
+        return Err(
+            Fault::new(Who::Device, "old_driver", message).remedy("install NVIDIA's driver 580 or newer")
+        );
+    }
+    Ok(())
+}
+
+/// How many GPUs CUDA shows to this process.
+///
+/// # Errors
+/// When the driver is not here, or too old, or finds no GPU.
+pub fn count() -> Result<u32, Fault> {
+    driver_is_here()?;
+    let count = CudaContext::device_count().map_err(|e| driver("the GPUs cannot be counted", &e))?;
+    Ok(u32::try_from(count).unwrap_or(0))
 }
 
 /// The driver's error in our words.

@@ -1,7 +1,8 @@
 //! NVIDIA GPUs: NVDEC decodes, a kernel preprocesses, ONNX Runtime's CUDA provider infers; pixels never leave the GPU.
 //!
 //! Every library is opened at run time, so that one binary runs on every box; what is missing is a [`Fault`] with a remedy. All
-//! `unsafe` code of weir lives in this module. One GPU is used, number 0.
+//! `unsafe` code of weir lives in this module. A device is one GPU: where there are several, each has a context, kernels, sessions and memory of
+//! its own, and a picture stays on the one that decoded it.
 //!
 //! | file | what |
 //! |---|---|
@@ -69,19 +70,60 @@ pub struct Nvidia {
 }
 
 impl Nvidia {
-    /// Opens the GPU and ONNX Runtime, and reads the model, so that whatever is missing is said before anything runs.
+    /// Opens the GPUs that `[infer] gpus` means and ONNX Runtime, and reads the model, so that whatever is missing is said before anything
+    /// runs. At least one is returned. Of all GPUs those that cannot run the model are left out, and the log says so.
     ///
     /// # Errors
-    /// A missing driver, library, manifest or model.
-    pub fn new(model: &config::Model, infer: &config::Infer, max_batch: usize) -> Result<Nvidia, Fault> {
-        let gpu = Gpu::open(0)?;
-        let runtime = session::load_runtime(infer.onnxruntime.as_deref())?
-            .with_tensorrt_rtx(infer.tensorrt_rtx.clone());
-        let asked = match &infer.execution {
+    /// A missing driver, library, manifest or model; a listed GPU that is not here or cannot run it.
+    pub fn open(
+        model: &config::Model,
+        infer: &config::Infer,
+        max_batch: usize,
+    ) -> Result<Vec<Nvidia>, Fault> {
+        let count = gpu::count()?;
+        let ordinals = match &infer.gpus {
+            None => (0..count).collect(),
+            Some(listed) => listed.clone(),
+        };
+        if let Some(missing) = ordinals.iter().find(|ordinal| **ordinal >= count) {
+            let message = format!("[infer] gpus lists GPU {missing}, but {count} are here, counted from 0");
+            return Err(Fault::new(Who::Config, "no_gpu", message)
+                .remedy("`nvidia-smi -L` lists them; CUDA_VISIBLE_DEVICES can hide some"));
+        }
+        let asked: Vec<Provider> = match &infer.execution {
             Execution::Order(order) => order.iter().copied().filter(|p| p.is_nvidia()).collect(),
             Execution::Auto => vec![Provider::Cuda],
         };
-        Nvidia::build(gpu, Arc::new(runtime), model, max_batch)?.settle(&asked, &infer.engine_cache)
+        // The first one that cannot be opened says whether there is a driver at all.
+        let runtime = std::cell::OnceCell::new();
+        let open = |ordinal: u32| {
+            let gpu = Gpu::open(ordinal as usize)?;
+            let loaded = match runtime.get() {
+                Some(runtime) => Arc::clone(runtime),
+                None => {
+                    let loaded = session::load_runtime(infer.onnxruntime.as_deref())?
+                        .with_tensorrt_rtx(infer.tensorrt_rtx.clone());
+                    let loaded = Arc::new(loaded);
+                    Arc::clone(runtime.get_or_init(|| loaded))
+                }
+            };
+            Nvidia::build(gpu, loaded, model, max_batch)?.settle(&asked, &infer.engine_cache)
+        };
+        let (mut devices, mut first) = (Vec::new(), None);
+        for ordinal in ordinals {
+            match open(ordinal) {
+                Ok(device) => devices.push(device),
+                Err(fault) if infer.gpus.is_some() => return Err(fault),
+                Err(fault) => {
+                    if count > 1 {
+                        tracing::warn!(gpu = ordinal, "A GPU is not used: {fault}");
+                    }
+                    first.get_or_insert(fault);
+                }
+            }
+        }
+        let none = || Fault::new(Who::Device, "no_gpu", "there is no GPU here");
+        if devices.is_empty() { Err(first.unwrap_or_else(none)) } else { Ok(devices) }
     }
 
     /// Opens the model on the first of these providers that takes it. Asked now, not on the `infer` thread: another one may be allowed.
@@ -258,6 +300,10 @@ impl Device for Nvidia {
         }
         let pool = Pool::new(Arc::clone(&self.gpu), most);
         software::source::open(camera, uploading(pool, sink)).map(source::NvidiaSource::Software)
+    }
+
+    fn ordinal(&self) -> Option<u32> {
+        Some(self.gpu.ordinal())
     }
 
     fn report(&self) -> Option<Report> {

@@ -108,6 +108,7 @@ functions! {
 pub struct Nvml {
     functions: Functions,
     handle: Handle,
+    ordinal: u32,
     name: String,
     driver: Option<String>,
 }
@@ -144,7 +145,8 @@ impl Nvml {
         if status != 0 {
             return Err(fault("cannot be used", status));
         }
-        let mut nvml = Nvml { functions, handle: std::ptr::null_mut(), name: gpu.name.clone(), driver: None };
+        let (handle, ordinal, name) = (std::ptr::null_mut(), gpu.ordinal(), gpu.name.clone());
+        let mut nvml = Nvml { functions, handle, ordinal, name, driver: None };
         // SAFETY: a string that ends with 0, and a place for the handle.
         let status = unsafe { (nvml.functions.by_bus_id)(bus_id.as_ptr(), &raw mut nvml.handle) };
         if status != 0 {
@@ -191,7 +193,7 @@ impl Nvml {
         // In kilobytes a second.
         let [sent, received] = pcie.map(|rate| rate.map(|rate| f64::from(rate) * 1e3));
         Report {
-            gpu: 0,
+            gpu: self.ordinal,
             name: self.name.clone(),
             driver: self.driver.clone(),
             utilization_ratio: utilization.map(|u| percent(u.gpu)),
@@ -239,11 +241,11 @@ pub struct Meter {
 impl Meter {
     /// Reads from now on. Without the library only what is known otherwise is reported.
     pub fn start(gpu: &Gpu) -> Meter {
-        let name = gpu.name.clone();
+        let (name, ordinal) = (gpu.name.clone(), gpu.ordinal());
         let nothing = |why: &Fault| {
             tracing::warn!("The GPU's load is not known: {why}");
             Meter {
-                last: Arc::new(Mutex::new(Report { name: name.clone(), ..Report::default() })),
+                last: Arc::new(Mutex::new(Report { gpu: ordinal, name: name.clone(), ..Report::default() })),
                 _stop: None,
             }
         };

@@ -104,7 +104,8 @@ impl Lane {
         stream: &CudaStream,
     ) -> Result<usize, Fault> {
         let bad = |e: ort::Error| engine_fault(&spec.name, &e);
-        let on_gpu = |ty| MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, ty);
+        let ordinal = i32::try_from(stream.context().ordinal()).unwrap_or(0);
+        let on_gpu = |ty| MemoryInfo::new(AllocationDevice::CUDA, ordinal, AllocatorType::Device, ty);
         let allocator = Allocator::new(session, on_gpu(MemoryType::Default).map_err(bad)?).map_err(bad)?;
         let tensor = |half: bool, dims: &[usize]| {
             let ty = if half { TensorElementType::Float16 } else { TensorElementType::Float32 };

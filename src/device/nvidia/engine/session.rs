@@ -74,6 +74,7 @@ pub(super) fn open_session(
             .remedy("write \"cuda\" behind it in [infer] execution to go on without it")
     };
     let at = stream.cu_stream().cast();
+    let ordinal = stream.context().ordinal();
     let builder = ort::session::Session::builder(runtime.environment())
         .map_err(|e| bad(&e))?
         .with_optimization_level(GraphOptimizationLevel::All)
@@ -86,14 +87,14 @@ pub(super) fn open_session(
             // Else ONNX Runtime would run what the plugin refuses, and say nothing.
             .with_config_entry("session.disable_cpu_ep_fallback", "1")
             .map_err(|e| bad(&e))?
-            .with_devices(runtime.devices(plan.provider), Some(&options))
+            .with_devices(runtime.devices(plan.provider).skip(ordinal).take(1), Some(&options))
             .map_err(|e| bad(&e))?
     } else {
         // SAFETY: the engine drops its stream after the session.
-        let trt = unsafe { plan.provider(frames, at)? };
+        let trt = unsafe { plan.provider(frames, ordinal, at)? };
         // Nodes that TensorRT does not take run on CUDA, and the memory is CUDA's.
         let cuda = ep::CUDA::default()
-            .with_device_id(0)
+            .with_device_id(i32::try_from(ordinal).unwrap_or(0))
             .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
         // SAFETY: as above.
         let cuda = unsafe { cuda.with_compute_stream(at) };
@@ -120,10 +121,11 @@ fn open_cuda(
              it needs CUDA 13 and cuDNN 9",
         )
     };
+    let ordinal = i32::try_from(stream.context().ordinal()).unwrap_or(0);
     let search =
         if tuning.exhaustive { ConvAlgorithmSearch::Exhaustive } else { ConvAlgorithmSearch::Heuristic };
     let cuda = ep::CUDA::default()
-        .with_device_id(0)
+        .with_device_id(ordinal)
         .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
         .with_conv_algorithm_search(search)
         .with_prefer_nhwc(tuning.nhwc)

@@ -110,18 +110,23 @@ impl Plan {
         format!("{}:{frames}x{a}x{b}x{c}", self.name)
     }
 
-    /// ONNX Runtime's provider for batches of `frames`, working on `stream`.
+    /// ONNX Runtime's provider for batches of `frames`, working on `stream` of GPU `ordinal`.
     ///
     /// # Errors
     /// When the folder for its engines cannot be made.
     ///
     /// # Safety
     /// The stream outlives the session.
-    pub(super) unsafe fn provider(&self, frames: usize, stream: *mut ()) -> Result<ep::TensorRT, Fault> {
+    pub(super) unsafe fn provider(
+        &self,
+        frames: usize,
+        ordinal: usize,
+        stream: *mut (),
+    ) -> Result<ep::TensorRT, Fault> {
         let folder = self.folder(frames);
         own_folder(&folder)?;
         let trt = ep::TensorRT::default()
-            .with_device_id(0)
+            .with_device_id(i32::try_from(ordinal).unwrap_or(0))
             .with_fp16(self.half)
             .with_engine_cache(true)
             .with_engine_cache_path(folder.display())
