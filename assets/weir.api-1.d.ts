@@ -95,6 +95,10 @@ export interface Camera {
   fps_in: number | null;
   frames: Frames;
   /**
+   * The GPU that its pictures are on; null where the CPU does it all.
+   */
+  gpu: number | null;
+  /**
    * Frame to event, over the last ten seconds.
    */
   latency_ms: Latency | null;
@@ -230,7 +234,7 @@ export interface Devices {
   /**
    * The GPUs that are used; none where the CPU does it all.
    */
-  gpus: Report[];
+  gpus: Gpu[];
   video_encoder: Choice;
   /**
    * Encodes H.265; null: nobody asked for it yet.
@@ -238,9 +242,9 @@ export interface Devices {
   video_encoder_h265: Choice1 | null;
 }
 /**
- * One reading of a GPU. Ratios are 0..=1.
+ * A GPU that is used.
  */
-export interface Report {
+export interface Gpu {
   /**
    * The same of its video decoders, all together.
    */
@@ -254,9 +258,21 @@ export interface Report {
    */
   driver: string | null;
   /**
+   * Encoder sessions that are open on it, by anybody.
+   */
+  encoder_sessions: number | null;
+  /**
    * The same of its video encoders.
    */
   encoder_utilization_ratio: number | null;
+  /**
+   * Why it failed.
+   */
+  fault?: string | null;
+  /**
+   * Bytes that it has brought back: boxes, and pictures that somebody looks at.
+   */
+  from_device_bytes: number;
   /**
    * Which one, as CUDA counts: the metrics' label `gpu`.
    */
@@ -290,6 +306,10 @@ export interface Report {
    */
   sm_clock_hertz: number | null;
   /**
+   * Whether its engine works.
+   */
+  state: 'live' | 'failed';
+  /**
    * How warm it is.
    */
   temperature_celsius: number | null;
@@ -301,6 +321,11 @@ export interface Report {
    * Why its clocks are lower than they could be, as NVML's bits.
    */
   throttle_bits: number | null;
+  /**
+   * Bytes that this process has brought to it since the start: encoded pictures, pictures that were decoded elsewhere, and where in the
+   * batch each one goes. Without model and kernels.
+   */
+  to_device_bytes: number;
   /**
    * Part of the time in which something ran on it.
    */
@@ -656,16 +681,20 @@ export interface Flow {
    */
   admission: Admission | null;
   /**
-   * The engine's rate at its largest useful batch, frames a second.
+   * The rate of the engines that live at their largest useful batch, frames a second.
    */
   capacity_fps: number | null;
   /**
-   * How the engine is fed; null until it is warm.
+   * Each engine: one a GPU.
+   */
+  lanes: Lane[];
+  /**
+   * How the engine is fed; of several that with the highest load, and the highest p95 of all. Null until one is warm.
    */
   pace: Pace | null;
   requests: Requests;
   /**
-   * S(b): what a batch of b frames takes.
+   * S(b) of the same engine: what a batch of b frames takes.
    */
   service: Rung[] | null;
   /**
@@ -674,7 +703,8 @@ export interface Flow {
   slo_p95_ms: number;
 }
 /**
- * What the machine can take.
+ * What the machine can take. Of several engines `rho`, `verdict` and `ceiling` are the worst one's, `capacity_fps` and
+ * `gpu_memory_available_mb` the sums.
  */
 export interface Admission {
   /**
@@ -729,6 +759,68 @@ export interface Admission {
   verdict: 'fits' | 'tight' | 'degraded';
 }
 /**
+ * One engine.
+ */
+export interface Lane {
+  /**
+   * What it can take; null before the first look.
+   */
+  admission: LaneAdmission | null;
+  /**
+   * Cameras that are placed on it.
+   */
+  cameras: number;
+  /**
+   * Its rate at its largest useful batch, frames a second.
+   */
+  capacity_fps: number | null;
+  /**
+   * Why it failed.
+   */
+  fault?: string | null;
+  /**
+   * Its GPU; null where the CPU does it all.
+   */
+  gpu: number | null;
+  /**
+   * How it is fed; null until it is warm.
+   */
+  pace: Pace | null;
+  /**
+   * S(b): what a batch of b frames takes.
+   */
+  service: Rung[] | null;
+  /**
+   * Whether it works.
+   */
+  state: 'live' | 'failed';
+}
+/**
+ * What one engine can take.
+ */
+export interface LaneAdmission {
+  /**
+   * Frames a second at `rho_max`.
+   */
+  capacity_fps: number;
+  /**
+   * What binds first.
+   */
+  ceiling: 'engine' | 'decode' | 'memory' | 'encoder';
+  /**
+   * Its GPU's memory that is left beyond the headroom.
+   */
+  gpu_memory_available_mb: number | null;
+  /**
+   * Load over its rate.
+   */
+  rho: number;
+  /**
+   * How its cameras stand.
+   */
+  verdict: 'fits' | 'tight' | 'degraded';
+}
+/**
  * The pacer's decision.
  */
 export interface Pace {
@@ -764,6 +856,23 @@ export interface Pace {
    * Δ: the longest wait for company.
    */
   wait_limit_ms: number;
+}
+/**
+ * One measured point of S(b).
+ */
+export interface Rung {
+  /**
+   * Frames a second at this batch.
+   */
+  fps: number;
+  /**
+   * Frames of the batch.
+   */
+  frames: number;
+  /**
+   * How long it takes.
+   */
+  ms: number;
 }
 /**
  * Pictures of clients.
@@ -832,23 +941,6 @@ export interface Frames1 {
    * Too old when the engine was free.
    */
   stale: number;
-}
-/**
- * One measured point of S(b).
- */
-export interface Rung {
-  /**
-   * Frames a second at this batch.
-   */
-  fps: number;
-  /**
-   * Frames of the batch.
-   */
-  frames: number;
-  /**
-   * How long it takes.
-   */
-  ms: number;
 }
 /**
  * `GET /healthz`: 200 `alive`, or 503 `stuck`

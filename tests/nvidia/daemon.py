@@ -1,6 +1,7 @@
 """The whole daemon on an NVIDIA GPU: RTSP in, events out. Starts simulated cameras and weir, looks at both, prints a table.
 
     python3 tests/nvidia/daemon.py load CAMERAS     that many 1080p30 cameras: latency, losses, CPU
+    python3 tests/nvidia/daemon.py cpu CAMERAS      with EXECUTION='"cpu"': the engine's threads and the decoders'
     python3 tests/nvidia/daemon.py works            events, snapshots, a still, streams that NVDEC does not take
     python3 tests/nvidia/daemon.py lanes CAMERAS    so many cameras on two GPUs, of which the engine of one is ended
 
@@ -23,12 +24,11 @@ import urllib.error
 import urllib.request
 
 PORT = 18080
-BASE = f"http://127.0.0.1:{PORT}"
 FIGURES = {}
 
 
-def get(path, data=None, kind=None):
-    request = urllib.request.Request(BASE + path, data=data, headers={"content-type": kind} if kind else {})
+def get(path, data=None, kind=None, port=PORT):
+    request = urllib.request.Request(f"http://127.0.0.1:{port}" + path, data=data, headers={"content-type": kind} if kind else {})
     with urllib.request.urlopen(request, timeout=10) as answer:
         return answer.read()
 
@@ -70,12 +70,12 @@ class Sim:
 
 
 class Weir:
-    def __init__(self, cameras, command=None, extra=None):
+    def __init__(self, cameras, command=None, extra=None, port=PORT, more="", infer=""):
         execution = os.environ.get("EXECUTION", '"cuda"')
         self.folder = tempfile.mkdtemp()
         config = f'[node]\nname = "gpu"\n[model]\npath = "{os.environ["MODEL"]}"\n[infer]\nexecution = {execution}\n'
         config += f"gpus = {os.environ['GPUS']}\n" if "GPUS" in os.environ else ""
-        config += f'[http]\nbind = "127.0.0.1:{PORT}"\n'
+        config += infer + f'[http]\nbind = "127.0.0.1:{port}"\n' + more
         config += "".join(f'[cameras.{name}]\nsource = "{url}"\n' for name, url in cameras)
         path = os.path.join(self.folder, "weir.toml")
         open(path, "w").write(config)
@@ -85,10 +85,10 @@ class Weir:
         self.child = subprocess.Popen([*command, path], stdout=open(self.log, "w"), stderr=subprocess.STDOUT, env=extra)
         atexit.register(self.child.kill)
         while True:
-            if self.child.poll() is not None or time.time() - started > 60:
+            if self.child.poll() is not None or time.time() - started > 120:
                 sys.exit("weir does not become ready:\n" + open(self.log).read()[-4000:])
             try:
-                get("/readyz")
+                get("/readyz", port=port)
                 break
             except (OSError, urllib.error.URLError):
                 time.sleep(0.1)
@@ -121,8 +121,8 @@ class Weir:
         return time.time() - began, self.child.returncode
 
 
-def metrics():
-    page = get("/metrics").decode()
+def metrics(port=PORT):
+    page = get("/metrics", port=port).decode()
     found = re.findall(r'^(\w+)(?:\{(.*)\})? (\S+)$', page, re.M)
     return [(name, dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(value)) for name, labels, value in found]
 
@@ -206,12 +206,12 @@ def works():
     odd = Sim("--file", os.environ["ODD"])
     motion = Sim("--pattern", "ball", "--codec", "mjpeg")
     names = ("one", "two", "odd", "motion")
-    weir = Weir(list(zip(names, (sim.listens() for sim in (*good, odd, motion)))))
+    weir = Weir(list(zip(names, (sim.listens() for sim in (*good, odd, motion)))), more='[rtsp_server]\nbind = "127.0.0.1:18554"\n')
     heard = []
 
     def listen():
         try:
-            with urllib.request.urlopen(BASE + "/api/v1/events/stream?after=0", timeout=25) as stream:
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/api/v1/events/stream?after=0", timeout=25) as stream:
                 for line in stream:
                     if line.startswith(b"data:"):
                         heard.append(json.loads(line[5:]))
@@ -233,6 +233,18 @@ def works():
         out = os.environ.get("OUT")
         if out:
             open(f"{out}/{name}.jpg", "wb").write(picture)
+    # Another weir watches what the first one sends: painted and encoded again, and as the camera sends it.
+    shown = [(name.replace("/", "-"), f"rtsp://127.0.0.1:18554/{name}") for name in ("one", "one/raw")]
+    viewer = Weir(shown, port=18081)
+    time.sleep(8)
+    seen, painted = metrics(18081), metrics()
+    for name, _ in shown:
+        checks[f"{name} plays"] = total(seen, "weir_frames_total", camera=name, fate="inferred") > 50
+    checks["one is encoded once"] = total(painted, "weir_video_encoded_total", camera="one", codec="h264") > 50
+    if "OUT" in os.environ:
+        for name, _ in shown:
+            open(f"{os.environ['OUT']}/{name}-seen.jpg", "wb").write(get(f"/api/v1/cameras/{name}/snapshot.jpg?width=640", port=18081))
+    checks["the viewer stops cleanly"] = viewer.stop()[1] == 0
     try:
         text = get("/api/v1/infer", open(os.environ["STILL"], "rb").read(), "image/jpeg").decode()
     except urllib.error.HTTPError as refused:
@@ -340,8 +352,41 @@ def lanes(count):
     return all(checks.values())
 
 
+def cpu(count):
+    """The CPU's engine beside so many decoders: on all cores, on fewer, and with the decoders kept off the engine's cores."""
+    cores = os.cpu_count()
+    apart = max(1, cores // 4)
+    rows = []
+    for threads, pinned in ((0, False), (cores - apart, False), (cores - apart, True)):
+        sims = [Sim("--file", os.environ["CLIP"], "--start", str(n % 9)) for n in range(count)]
+        weir = Weir([(f"c{n}", sim.listens()) for n, sim in enumerate(sims)], infer=f"threads = {threads}\n")
+        began = time.time()
+        while total(metrics(), "weir_camera_online") < count and time.time() - began < 30:
+            time.sleep(0.2)
+        if pinned:
+            for task in os.listdir(f"/proc/{weir.child.pid}/task"):
+                engine = open(f"/proc/{weir.child.pid}/task/{task}/comm").read().startswith("infer")
+                os.sched_setaffinity(int(task), range(apart, cores) if engine else range(apart))
+        time.sleep(4)
+        before, began, p95s = metrics(), time.time(), []
+        for _ in range(10):
+            time.sleep(1)
+            p95s.append(total(metrics(), "weir_p95_seconds") * 1e3)
+        after, span = metrics(), time.time() - began
+        came = (total(after, "weir_frames_in_total") - total(before, "weir_frames_in_total")) / span
+        done = (total(after, "weir_frames_total", fate="inferred") - total(before, "weir_frames_total", fate="inferred")) / span
+        rows.append({"threads": threads or cores, "pinned": pinned, "fps_in": came, "fps": done, "p95_ms": sorted(p95s)[len(p95s) // 2]})
+        print(json.dumps(rows[-1]))
+        weir.stop()
+        for sim in sims:
+            sim.stop()
+    note(f"cpu, {cores} cores, {count} cameras", rows)
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "load":
+    if sys.argv[1] == "cpu":
+        cpu(int(sys.argv[2]))
+    elif sys.argv[1] == "load":
         for number in sys.argv[2:]:
             load(int(number))
     elif sys.argv[1] == "lanes":
