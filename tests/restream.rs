@@ -244,6 +244,12 @@ fn viewers_that_never_read_are_dropped_and_fifty_others_do_not_notice() {
     assert!(grown < 64, "{grown} MiB more");
     let camera = daemon.camera("street");
     assert_eq!((&camera["state"], &camera["frames"]["failed"]), (&"online".into(), &0.into()));
+    // Before they read: who reads again in time is served again.
+    let served = |socket: &TcpStream| {
+        let (theirs, ours) = (socket.local_addr().unwrap().port(), socket.peer_addr().unwrap().port());
+        connections().iter().any(|(local, remote, state)| (*local, *remote, &**state) == (ours, theirs, "01"))
+    };
+    until("all of them to be dropped", || (!stuck.iter().any(served)).then_some(()));
     // What the kernel had taken for them is still there; then their connections are at their end.
     for mut socket in stuck {
         let mut rest = Vec::new();
@@ -270,16 +276,21 @@ fn a_viewer_who_comes_while_the_last_one_goes_is_served() {
     });
 }
 
-/// Connections that the camera has, as the kernel lists them (proc_net(5)).
+/// All connections, as the kernel lists them (proc_net(5)): local port, remote port, state; 01 is an open one.
+fn connections() -> Vec<(u16, u16, String)> {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let port = |field: &str| u16::from_str_radix(field.split(':').nth(1)?, 16).ok();
+    let read = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        Some((port(fields.get(1)?)?, port(fields.get(2)?)?, (*fields.get(3)?).to_owned()))
+    };
+    table.lines().filter_map(read).collect()
+}
+
+/// Those that the camera has.
 fn connections_to(sim: &Sim) -> usize {
     let port = url::Url::parse(&sim.url).ok().and_then(|url| url.port()).expect("the url has a port");
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
-    let ours = format!(":{port:04X}");
-    let established = |line: &&str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        fields.len() > 3 && fields[1].ends_with(&ours) && fields[3] == "01"
-    };
-    table.lines().filter(established).count()
+    connections().iter().filter(|(local, _, state)| *local == port && state == "01").count()
 }
 
 /// The checksums of a video's pictures.

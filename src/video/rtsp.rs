@@ -76,6 +76,17 @@ enum Raw {
     Private,
 }
 
+impl Mount {
+    /// Nothing is encoded for nobody any more.
+    fn let_go(&self) {
+        drop(lock(&self.always).take());
+        self.annotated_factory.let_go();
+        if let Raw::Open(_, factory) = &self.raw {
+            factory.let_go();
+        }
+    }
+}
+
 impl Server {
     /// Opens the port. No camera is there yet.
     ///
@@ -164,7 +175,7 @@ impl Server {
         let Some(mount) = lock(&self.shared.cameras).remove(name) else { return };
         self.mounts.remove_factory(&format!("/{name}"));
         self.mounts.remove_factory(&format!("/{name}/raw"));
-        drop(lock(&mount.always).take());
+        mount.let_go();
         mount.annotated.units().end();
         if let Raw::Open(units, _) = &mount.raw {
             units.end();
@@ -176,7 +187,7 @@ impl Server {
         &self,
         feed: impl Fn(gst_app::AppSrc) -> (Fed, Option<Hold>) + Send + Sync + 'static,
     ) -> Factory {
-        let factory = Factory::new();
+        let factory = Factory::new(&self.main.context());
         if self.shared.settings.login.is_some() {
             factory.add_role_from_structure(
                 &gst::Structure::builder("viewer")
@@ -199,7 +210,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         for (_, mount) in lock(&self.shared.cameras).drain() {
-            drop(lock(&mount.always).take());
+            mount.let_go();
         }
         // As a source of the loop, so that it is heard even if the loop has not begun.
         let main = self.main.clone();

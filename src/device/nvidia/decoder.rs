@@ -22,6 +22,7 @@ use super::cuvid::{
     DecodeStatus, ParserDispInfo, ParserParams, ProcParams, ShortRect, SourceDataPacket, VideoFormat,
 };
 use super::gpu::{self, Gpu, Layout, Pool, Surface};
+use super::times::Times;
 use crate::device::software::preprocess::{ChromaSite, Geometry, Matrix, PixelFormat, Range};
 use crate::fault::{Fault, Retry, Who};
 use crate::frame::Size;
@@ -101,6 +102,8 @@ pub struct Decoder {
     state: *mut State,
     gpu: Arc<Gpu>,
     split: bool,
+    /// Of codecs that show one picture a unit.
+    times: Option<Times>,
 }
 
 // SAFETY: parser, decoder and state may be used from any thread, one at a time (NVDECODE API guide, "Multi-threading"), and
@@ -207,7 +210,9 @@ impl Decoder {
             out: Vec::new(),
             fault: None,
         }));
-        let mut decoder = Decoder { parser: std::ptr::null_mut(), state, gpu: Arc::clone(gpu), split: false };
+        let mut decoder =
+            Decoder { parser: std::ptr::null_mut(), state, gpu: Arc::clone(gpu), split: false, times: None };
+        decoder.times = matches!(codec, Codec::Vp9 | Codec::Av1).then(Times::default);
         let mut params = ParserParams {
             codec: codec.number(),
             // Set by the sequence callback.
@@ -240,6 +245,9 @@ impl Decoder {
         self.split |= !unit.starts;
         let whole = if self.split { 0 } else { cuvid::PACKET_END_OF_PICTURE };
         let timed = if unit.pts.is_some() { cuvid::PACKET_TIMESTAMP } else { 0 };
+        if let (Some(times), Some(pts)) = (&mut self.times, unit.pts) {
+            times.came(pts);
+        }
         self.parse(unit.data, whole | timed, unit.pts.map_or(0, |pts| pts + 1), out)
     }
 
@@ -266,6 +274,11 @@ impl Decoder {
         let status = unsafe { (self.gpu.cuvid.parse_video_data)(self.parser, &raw mut packet) };
         // SAFETY: the callbacks have returned; nobody else has the state.
         let state = unsafe { &mut *self.state };
+        if let Some(times) = &mut self.times {
+            for picture in &mut state.out {
+                picture.pts = picture.pts.map(|told| times.of(told));
+            }
+        }
         out.append(&mut state.out);
         match state.fault.take() {
             Some(fault) => Err(fault),

@@ -13,6 +13,7 @@
 //! | `engine` | pictures to outputs |
 //! | `nvenc` | whether the chip encodes, and why not |
 //! | `nvml` | how busy the GPU is |
+//! | `times` | which time a picture of VP9 or AV1 has |
 //! | `source` | a camera's GStreamer pipeline, up to access units |
 
 #![allow(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod kernels;
 pub mod nvenc;
 pub mod nvml;
 pub mod source;
+pub mod times;
 
 use std::collections::HashSet;
 use std::path::Path;

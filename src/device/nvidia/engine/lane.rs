@@ -130,8 +130,12 @@ impl Lane {
             sifted = Some(output.data_ptr_mut() as CUdeviceptr);
             binding.bind_output(outputs[0].name.as_str(), &mut output).map_err(bad)?;
             tensors.push(output);
-            // A run returns when it has started; who needs its end waits for an event.
-            options.disable_device_sync().map_err(bad)?;
+            // A recorded run returns when it has started; who needs its end waits for an event. One that is not recorded has parts on the CPU,
+            // for which ONNX Runtime keeps pinned memory until somebody waits for the device. If nobody does, that grows, and is given back by a
+            // callback of CUDA when the session goes, in which freeing it is "not permitted": that ends the process (seen on an H100).
+            if record.is_some() {
+                options.disable_device_sync().map_err(bad)?;
+            }
         } else {
             let host =
                 MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
