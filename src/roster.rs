@@ -5,7 +5,7 @@
 //! left. Those that run are never stopped for that, and those of the configuration at start are all started. Nobody knows what a camera
 //! sends before it is connected, so it is taken for the mean of those that are online, or for [`UNKNOWN`].
 //!
-//! Where there are several GPUs a camera runs on one of them ([`place`](crate::flow::place)) and stays there; when that one fails
+//! Where there are several GPUs a camera runs on one of them ([`place`]) and stays there; when that one fails
 //! it is started again on another ([`Roster::evacuate`]), with its tracks, numbers and viewers.
 
 use std::collections::HashMap;
