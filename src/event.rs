@@ -238,6 +238,18 @@ pub fn schema() -> serde_json::Value {
     schemars::schema_for!(Event).to_value()
 }
 
+/// A file of `assets/` holds this schema, or is written anew where that is asked for.
+#[cfg(test)]
+pub(crate) fn assert_checked_in(file: &str, schema: &serde_json::Value) {
+    let path = format!("{}/assets/{file}", env!("CARGO_MANIFEST_DIR"));
+    let fresh = serde_json::to_string_pretty(schema).expect("a schema is JSON") + "\n";
+    if std::env::var_os("WEIR_BLESS").is_some() {
+        std::fs::write(&path, &fresh).expect("it can be written");
+    }
+    let stored = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(stored == fresh, "stale: run the tests once with WEIR_BLESS=1 and review the diff of {path}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,12 +264,6 @@ mod tests {
 
     #[test]
     fn the_checked_in_schema_is_fresh() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/weir.event-1.schema.json");
-        let fresh = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
-        if std::env::var_os("WEIR_BLESS").is_some() {
-            std::fs::write(path, &fresh).unwrap();
-        }
-        let stored = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(stored == fresh, "stale: run the tests once with WEIR_BLESS=1 and review the diff of {path}");
+        assert_checked_in("weir.event-1.schema.json", &schema());
     }
 }

@@ -15,12 +15,14 @@ use sha2::{Digest, Sha256};
 use streams::Stream;
 use weir::device::nvidia::cuvid;
 use weir::device::nvidia::decoder::{Decoded, Decoder, Unit};
+use weir::device::nvidia::engine::NvidiaEngine;
 use weir::device::nvidia::gpu::{Gpu, Layout, Pool, Surface};
 use weir::device::nvidia::kernels::Kernels;
 use weir::device::nvidia::{Nvidia, Pixels};
 use weir::device::software::preprocess::{ChromaSite, Geometry, Matrix, PixelFormat, Plan, Planes, Range};
 use weir::device::software::session::{Runtime, Session, load_runtime};
 use weir::device::{Device, Engine, Outputs};
+use weir::flow::detect::Detector;
 use weir::frame::{Detection, Frame, Size, Stamp};
 use weir::model::spec::{Channels, InputSpec, Resize, TensorView};
 
@@ -120,6 +122,27 @@ fn pictures_are_bit_for_bit_those_of_another_decoder() {
             "{name}: each has its own time, in order"
         );
     }
+}
+
+/// What the network finds in each of these, run as one batch, above a score.
+fn boxes_of(
+    engine: &mut NvidiaEngine,
+    detector: &mut Detector,
+    surfaces: &[Arc<Surface>],
+    least: f32,
+) -> Vec<Vec<Detection>> {
+    let places: Vec<_> =
+        surfaces.iter().enumerate().map(|(i, s)| engine.load(i, &frame(s)).expect("a slot")).collect();
+    let outputs = engine.run(surfaces.len()).expect("the GPU runs it");
+    let slots = surfaces.iter().zip(&places).enumerate();
+    slots
+        .map(|(slot, (surface, place))| {
+            let mut out = Vec::new();
+            detector.decode(&[outputs.view(0, slot)], place, surface.layout().geometry.size, &mut out);
+            out.retain(|d| d.score > least);
+            out
+        })
+        .collect()
 }
 
 /// VP9 and AV1 decode exactly, too; where the chip has no decoder for one, it says so before anything is decoded.
@@ -419,14 +442,13 @@ fn boxes_are_those_of_the_cpu() {
         let spec = Arc::clone(device.spec());
         let mut engine = device.engine().expect("it opened before");
         let mut cpu = Session::open(&runtime(), &spec.name, &bytes, 0).expect("the CPU runs it");
-        let mut gpu_detector =
-            weir::flow::detect::Detector::new(&spec, &engine.outputs()).expect("the family fits");
+        let mut gpu_detector = Detector::new(&spec, &engine.outputs()).expect("the family fits");
         let shapes: Vec<_> = cpu
             .outputs()
             .iter()
             .map(|o| weir::flow::detect::OutputShape { name: o.name.clone(), dims: o.dims.clone() })
             .collect();
-        let mut cpu_detector = weir::flow::detect::Detector::new(&spec, &shapes).expect("the family fits");
+        let mut cpu_detector = Detector::new(&spec, &shapes).expect("the family fits");
         let surfaces: Vec<Arc<Surface>> =
             decode(&gpu, &stream).into_iter().filter_map(|d| d.surface).step_by(5).collect();
         let (mut all, mut same, mut extra) = (0, 0, 0);
@@ -488,23 +510,11 @@ fn a_batch_gives_what_single_pictures_give() {
     let Some((file, manifest)) = model(test, "yolo11n") else { return };
     let device = device(&gpu, file, manifest, 8);
     let mut engine = device.engine().expect("it opened before");
-    let mut detector =
-        weir::flow::detect::Detector::new(device.spec(), &engine.outputs()).expect("the family fits");
+    let mut detector = Detector::new(device.spec(), &engine.outputs()).expect("the family fits");
     let surfaces: Vec<Arc<Surface>> =
         decode(&gpu, &stream).into_iter().filter_map(|d| d.surface).take(7).collect();
     let mut boxes = |surfaces: &[Arc<Surface>]| -> Vec<Vec<Detection>> {
-        let places: Vec<_> =
-            surfaces.iter().enumerate().map(|(i, s)| engine.load(i, &frame(s)).expect("a slot")).collect();
-        let outputs = engine.run(surfaces.len()).expect("the GPU runs it");
-        let slots = surfaces.iter().zip(&places).enumerate();
-        slots
-            .map(|(slot, (surface, place))| {
-                let mut out = Vec::new();
-                detector.decode(&[outputs.view(0, slot)], place, surface.layout().geometry.size, &mut out);
-                out.retain(|d| d.score > 0.3);
-                out
-            })
-            .collect()
+        boxes_of(&mut engine, &mut detector, surfaces, 0.3)
     };
     let together = boxes(&surfaces);
     for (surface, together) in surfaces.iter().zip(&together) {
@@ -535,23 +545,11 @@ fn another_gpu_gives_what_the_first_gives() {
             (Some(gpu.ordinal()), Some(gpu.ordinal()))
         );
         let mut engine = device.engine().expect("it opened before");
-        let mut detector =
-            weir::flow::detect::Detector::new(device.spec(), &engine.outputs()).expect("the family fits");
+        let mut detector = Detector::new(device.spec(), &engine.outputs()).expect("the family fits");
         let decoded = decode(gpu, &stream);
         assert_eq!(hashes(&decoded), stream.hashes, "GPU {}", gpu.ordinal());
         let surfaces: Vec<Arc<Surface>> = decoded.into_iter().filter_map(|d| d.surface).take(8).collect();
-        let places: Vec<_> =
-            surfaces.iter().enumerate().map(|(i, s)| engine.load(i, &frame(s)).expect("a slot")).collect();
-        let outputs = engine.run(surfaces.len()).expect("the GPU runs it");
-        let slots = surfaces.iter().zip(&places).enumerate();
-        slots
-            .map(|(slot, (surface, place))| {
-                let mut out = Vec::new();
-                detector.decode(&[outputs.view(0, slot)], place, surface.layout().geometry.size, &mut out);
-                out.retain(|d| d.score > 0.35);
-                out
-            })
-            .collect()
+        boxes_of(&mut engine, &mut detector, &surfaces, 0.35)
     };
     // The second one first: it must not lean on what the first has made.
     let (there, here) = (boxes(&second), boxes(&first));

@@ -479,13 +479,7 @@ mod tests {
 
     #[test]
     fn the_checked_in_schema_is_fresh() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/weir.api-1.schema.json");
-        let fresh = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
-        if std::env::var_os("WEIR_BLESS").is_some() {
-            std::fs::write(path, &fresh).unwrap();
-        }
-        let stored = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(stored == fresh, "stale: run the tests once with WEIR_BLESS=1 and review the diff of {path}");
+        crate::event::assert_checked_in("weir.api-1.schema.json", &schema());
     }
 
     #[test]

@@ -284,8 +284,7 @@ impl NvidiaEngine {
 
 impl Drop for NvidiaEngine {
     fn drop(&mut self) {
-        // The surfaces go back to where decoders write, and the memory to others: nothing may use them any more. And ONNX Runtime frees
-        // memory in the streams' order: what is left to do when its session goes ends the process.
+        // The surfaces go back to where decoders write, and the memory to others: nothing may use them any more.
         if let Err(earlier) = self.gpu.bind().and_then(|()| self.streams.settle()) {
             // It may be of another thread's call, which is no reason not to wait.
             tracing::debug!("Before the engine was closed: {earlier}");
