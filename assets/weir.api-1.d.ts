@@ -3,7 +3,7 @@
 /**
  * What binds.
  */
-export type Ceiling = 'engine' | 'decode' | 'memory' | 'encoder';
+export type Ceiling = 'engine' | 'decode' | 'nvdec' | 'memory' | 'encoder';
 /**
  * One picture of several.
  */
@@ -714,7 +714,7 @@ export interface Admission {
   /**
    * What binds first.
    */
-  ceiling: 'engine' | 'decode' | 'memory' | 'encoder';
+  ceiling: 'engine' | 'decode' | 'nvdec' | 'memory' | 'encoder';
   /**
    * Cores of the machine.
    */
@@ -745,6 +745,14 @@ export interface Admission {
    * Main memory that is left.
    */
   memory_available_mb: number | null;
+  /**
+   * Part of the GPU's video decoders that is in use, 0..=1; null: none is used, or it does not say.
+   */
+  nvdec_load: number | null;
+  /**
+   * What decoding costs there: time of all decoders together.
+   */
+  nvdec_ns_per_pixel: number | null;
   /**
    * Load over the engine's rate beside the decoding that there is.
    */
@@ -806,11 +814,15 @@ export interface LaneAdmission {
   /**
    * What binds first.
    */
-  ceiling: 'engine' | 'decode' | 'memory' | 'encoder';
+  ceiling: 'engine' | 'decode' | 'nvdec' | 'memory' | 'encoder';
   /**
    * Its GPU's memory that is left beyond the headroom.
    */
   gpu_memory_available_mb: number | null;
+  /**
+   * Part of its GPU's video decoders that is in use, 0..=1.
+   */
+  nvdec_load: number | null;
   /**
    * Load over its rate.
    */

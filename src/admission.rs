@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::board::{Board, Link};
 use crate::clock::Tick;
 use crate::config::{Config, Infer, Priority};
+use crate::device::accelerator::Report;
 use crate::flow::capacity::{self, Asked, Ceiling, Demand, Load, Machine, RHO_MAX, Verdict};
 use crate::flow::place::{self, Room};
 use crate::frame::CameraId;
@@ -116,6 +117,8 @@ struct Inner {
     read: Option<(Tick, Duration)>,
     /// CPU seconds a pixel.
     cost: Option<f64>,
+    /// Seconds a pixel of all video decoders of a GPU, by lane.
+    nvdec: Vec<Option<f64>>,
     state: Option<State>,
     /// By lane.
     lanes: Vec<Option<State>>,
@@ -190,12 +193,18 @@ impl Admission {
         let mut all_pixels = 0.0;
         // By number: a camera that was removed asks for nothing.
         let cameras = (0..).map(CameraId).zip(board.cameras());
+        let mut on_lane = vec![Arriving::default(); board.flow.lanes().len()];
         let demands: Vec<(usize, Demand)> = cameras
             .map(|(id, card)| {
                 let (terms, mut came) = (card.terms(), fps(id).unwrap_or(0.0));
                 match card.link() {
                     Link::Online { video, .. } => {
-                        all_pixels += came * f64::from(video.width) * f64::from(video.height);
+                        let pixels = came * f64::from(video.width) * f64::from(video.height);
+                        all_pixels += pixels;
+                        if let Some(here) = on_lane.get_mut(card.lane()) {
+                            here.cameras += 1;
+                            here.pixels += pixels;
+                        }
                     }
                     Link::Removed => came = 0.0,
                     Link::Connecting | Link::Offline { .. } => {}
@@ -214,6 +223,7 @@ impl Admission {
         let standing = inner.state.as_ref().map_or(Standing::Fits, |state| state.standing);
         let first = inner.state.is_none();
         inner.lanes.resize(board.flow.lanes().len(), None);
+        inner.nvdec.resize(board.flow.lanes().len(), None);
         let mut fair = vec![0.0; demands.len()];
         for number in 0..inner.lanes.len() {
             let lane = board.flow.lane(number);
@@ -221,12 +231,19 @@ impl Admission {
                 inner.lanes[number] = None;
                 continue;
             };
+            let report = lane.accelerator.report();
+            let busy = report.as_ref().and_then(|report| report.decoder_utilization_ratio);
+            if let Some(cost) = report.as_ref().and_then(|report| on_lane[number].nvdec_cost(report)) {
+                let fresh = inner.nvdec[number].map_or(cost, |old| old + FRESH * (cost - old));
+                inner.nvdec[number] = Some(fresh);
+            }
             let machine = Machine {
                 curve,
                 batch: pace.slots,
                 cores: inner.settings.cores,
                 engine_cores: inner.settings.engine_cores,
                 decode: inner.cost,
+                nvdec: inner.nvdec[number],
                 memory: None,
                 gpu_memory: None,
                 encoders: None,
@@ -239,7 +256,12 @@ impl Admission {
                 .filter(|(_, (of, _))| *of == number)
                 .map(|(i, (_, d))| (i, *d))
                 .unzip();
-            let asked = Wanted { demands: &wanted, offered: pace.rho * curve.capacity(), decode };
+            let asked = Wanted {
+                demands: &wanted,
+                offered: pace.rho * curve.capacity(),
+                decode,
+                nvdec: busy.unwrap_or(0.0),
+            };
             let before = inner.lanes[number].as_ref().map_or(Standing::Fits, |state| state.standing);
             let mut state = judge(machine, &asked, inner.settings.bulk_share, before);
             for (i, fps) in ours.into_iter().zip(std::mem::take(&mut state.fair)) {
@@ -281,18 +303,41 @@ struct Wanted<'a> {
     offered: f64,
     /// Cores that decode, for all engines.
     decode: f64,
+    /// Part of its GPU's video decoders that is in use.
+    nvdec: f64,
+}
+
+/// What the cameras of a lane send.
+#[derive(Clone, Copy, Debug, Default)]
+struct Arriving {
+    cameras: usize,
+    /// A second.
+    pixels: f64,
+}
+
+impl Arriving {
+    /// Seconds of all of the GPU's video decoders for a pixel. Cameras whose stream they do not take have none: of the pixels their mean part is
+    /// left out. What other programs decode there counts as ours, on the careful side.
+    fn nvdec_cost(&self, report: &Report) -> Option<f64> {
+        let busy = report.decoder_utilization_ratio.filter(|busy| *busy > 0.0)?;
+        let ours = report.decoders.min(self.cameras) as f64 / self.cameras.max(1) as f64;
+        let pixels = self.pixels * ours;
+        (pixels > 0.0).then(|| busy / pixels)
+    }
 }
 
 fn judge(machine: Machine, wanted: &Wanted<'_>, bulk_share: f64, before: Standing) -> State {
-    let Wanted { demands, offered, decode } = *wanted;
+    let Wanted { demands, offered, decode, nvdec } = *wanted;
     let wanted = |class| demands.iter().filter(|d| d.priority == class).map(|d| d.fps).sum::<f64>();
     let (realtime, bulk) = (wanted(Priority::Realtime), wanted(Priority::Bulk));
     // Pictures of clients are nobody's camera, and nobody's to yield.
     let others = (offered - realtime - bulk).max(0.0);
-    let load = Load { realtime: realtime + others, bulk, bulk_share, decode };
+    let load = Load { realtime: realtime + others, bulk, bulk_share, decode, nvdec };
     let rho = machine.rho(load.realtime + bulk, decode);
     let decode_part = decode / (RHO_MAX * machine.cores).max(1e-9);
-    let ceiling = if decode_part > 1.0 && decode_part > rho / RHO_MAX {
+    let ceiling = if nvdec > RHO_MAX && nvdec > rho {
+        Ceiling::Nvdec
+    } else if decode_part > 1.0 && decode_part > rho / RHO_MAX {
         Ceiling::Decode
     } else {
         machine.heavier(load.realtime + bulk, decode)
@@ -300,7 +345,9 @@ fn judge(machine: Machine, wanted: &Wanted<'_>, bulk_share: f64, before: Standin
     let rate = machine.rate() * (1.0 - machine.taken(decode));
     let fair = capacity::fair((rate - others).max(0.0), demands, bulk_share);
     let capacity = machine.budget(decode);
-    State { machine, load, capacity, rho, ceiling, standing: before.next(rho), fair }
+    // Decoders that are busy all the time make pictures late, and then lose them before anybody counts.
+    let standing = before.next(rho.max(nvdec));
+    State { machine, load, capacity, rho, ceiling, standing, fair }
 }
 
 fn tell(state: &State, board: &Board) {
@@ -341,6 +388,7 @@ mod tests {
             cores: 2.0,
             engine_cores: 2.0,
             decode: Some(1e-9),
+            nvdec: None,
             memory: None,
             gpu_memory: None,
             encoders: None,
@@ -356,7 +404,7 @@ mod tests {
         // 50 fps on idle cores, half of them decode: 25 fps for 30 and 10.
         let demands = [camera(30.0, Priority::Realtime), camera(10.0, Priority::Realtime)];
         let judged = |demands, offered, decode| {
-            judge(machine(), &Wanted { demands, offered, decode }, 0.05, Standing::Fits)
+            judge(machine(), &Wanted { demands, offered, decode, nvdec: 0.0 }, 0.05, Standing::Fits)
         };
         let state = judged(&demands, 40.0, 1.0);
         assert!((state.rho - 1.6).abs() < 1e-9, "{}", state.rho);
@@ -366,9 +414,31 @@ mod tests {
         let state = judged(&demands[1..], 35.0, 0.0);
         assert!((state.rho - 0.7).abs() < 1e-9);
         assert_eq!(state.load.realtime, 35.0);
+        // A GPU's decoders that are nearly always busy, beside an engine that is not.
+        let asked = Wanted { demands: &demands[1..], offered: 10.0, decode: 0.0, nvdec: 0.9 };
+        let state = judge(Machine { engine_cores: 0.0, ..machine() }, &asked, 0.05, Standing::Fits);
+        assert_eq!((state.standing, state.ceiling), (Standing::Tight, Ceiling::Nvdec));
         // Decoding needs nearly all cores: it is to blame.
         let state = judged(&demands[1..], 10.0, 1.8);
         assert_eq!((state.standing, state.ceiling), (Standing::Degraded, Ceiling::Decode));
+    }
+
+    #[test]
+    fn a_pixels_cost_counts_only_what_the_gpu_decodes() {
+        let report =
+            |busy, decoders| Report { decoder_utilization_ratio: busy, decoders, ..Report::default() };
+        let four = Arriving { cameras: 4, pixels: 1e8 };
+        assert_eq!(four.nvdec_cost(&report(Some(0.5), 4)), Some(5e-9));
+        // Half of the streams are decoded elsewhere: the other half cost it all.
+        assert_eq!(four.nvdec_cost(&report(Some(0.5), 2)), Some(1e-8));
+        for (arriving, report) in [
+            (four, report(None, 4)),
+            (four, report(Some(0.0), 4)),
+            (four, report(Some(0.5), 0)),
+            (Arriving::default(), report(Some(0.5), 4)),
+        ] {
+            assert_eq!(arriving.nvdec_cost(&report), None);
+        }
     }
 
     proptest! {

@@ -25,10 +25,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::board::{Board, Lane};
 use crate::clock::{Clock, SystemClock, bell};
-use crate::config::{Codec, Config, Execution, Infer as InferSettings, Priority};
+use crate::config::{Codec, Config, Priority};
 use crate::device::Device;
-use crate::device::nvidia::Nvidia;
-use crate::device::software::Software;
+use crate::device::choose::{Chosen, choose};
 use crate::fault::{Fault, Who};
 use crate::flow::batch::{CameraSettings, Settings};
 use crate::flow::curve::Curve;
@@ -97,46 +96,6 @@ pub fn run_on<D: Device>(config: Config, devices: Vec<D>, spec: Arc<ModelSpec>) 
     let listener = http::bind(config.http.bind)?;
     let reread = Box::new(|| Err("this daemon reads its configuration once".to_owned()));
     Daemon { config, reread, devices, spec, clock }.run(listener)
-}
-
-enum Chosen {
-    /// At least one.
-    Nvidia(Vec<Nvidia>),
-    Software(Box<Software>),
-}
-
-/// The device that `[infer] execution` means on this machine: pixels live on the GPU if and only if the engine does.
-fn choose(config: &Config, clock: &dyn Clock) -> Result<Chosen, Fault> {
-    let most = config.batcher.max_batch_frames;
-    let software = |execution: Execution| {
-        let infer = InferSettings { execution, ..config.infer.clone() };
-        Software::new(&config.model, &infer, most, clock).map(|device| Chosen::Software(Box::new(device)))
-    };
-    let nvidia = || Nvidia::open(&config.model, &config.infer, most).map(Chosen::Nvidia);
-    let Execution::Order(order) = &config.infer.execution else {
-        return nvidia().or_else(|why| {
-            tracing::info!("No GPU is used: {why}");
-            software(Execution::Auto)
-        });
-    };
-    let Some(at) = order.iter().position(|provider| provider.is_nvidia()) else {
-        return software(config.infer.execution.clone());
-    };
-    let gpu = order[at..].iter().take_while(|provider| provider.is_nvidia()).count();
-    let (before, after) = (&order[..at], &order[at + gpu..]);
-    if !before.is_empty() {
-        match software(Execution::Order(before.to_vec())) {
-            Ok(chosen) => return Ok(chosen),
-            Err(why) => tracing::warn!("Not the execution provider that was asked for first: {why}"),
-        }
-    }
-    nvidia().or_else(|why| {
-        if after.is_empty() {
-            return Err(why);
-        }
-        tracing::warn!("No GPU is used: {why}");
-        software(Execution::Order(after.to_vec()))
-    })
 }
 
 struct Daemon<D> {

@@ -136,9 +136,9 @@ impl Case {
             .outputs
             .iter()
             .enumerate()
-            .map(|(k, tensor)| OutputShape {
-                name: format!("output{k}"),
-                dims: std::iter::once(1).chain(tensor.dims.iter().copied()).map(Some).collect(),
+            .map(|(k, tensor)| {
+                let dims: Vec<_> = std::iter::once(1).chain(tensor.dims.iter().copied()).map(Some).collect();
+                OutputShape::whole(&format!("output{k}"), &dims)
             })
             .collect();
         let mut detector = Detector::new(&spec, &shapes).unwrap_or_else(|fault| panic!("{fault}"));

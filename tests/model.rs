@@ -359,7 +359,7 @@ fn usable(report: &Report) -> Manifest {
     let manifest =
         Manifest::parse(&guess.toml, "guess").unwrap_or_else(|e| panic!("{}\n{}", e[0], guess.toml));
     let outputs: Vec<OutputShape> = (report.outputs.iter())
-        .map(|o| OutputShape { name: o.name.clone(), dims: o.dims.iter().map(Axis::fixed).collect() })
+        .map(|o| OutputShape::whole(&o.name, &o.dims.iter().map(Axis::fixed).collect::<Vec<_>>()))
         .collect();
     Detector::new(&manifest.spec, &outputs).unwrap_or_else(|e| panic!("{e}\n{}", guess.toml));
     manifest

@@ -22,7 +22,8 @@ use weir::device::nvidia::{Nvidia, Pixels};
 use weir::device::software::preprocess::{ChromaSite, Geometry, Matrix, PixelFormat, Plan, Planes, Range};
 use weir::device::software::session::{Runtime, Session, load_runtime};
 use weir::device::{Device, Engine, Outputs};
-use weir::flow::detect::Detector;
+use weir::flow::detect::{Anchors, Detector, OutputShape, PICKED_ROW, pick};
+use weir::flow::still;
 use weir::frame::{Detection, Frame, Size, Stamp};
 use weir::model::spec::{Channels, InputSpec, Resize, TensorView};
 
@@ -71,7 +72,11 @@ fn stream(test: &str, name: &str) -> Option<Stream> {
 
 /// Everything that comes out of a stream.
 fn decode(gpu: &Arc<Gpu>, stream: &Stream) -> Vec<Decoded> {
-    let mut decoder = Decoder::new(gpu, stream.codec, 1000).expect("a decoder");
+    decode_into(Pool::new(Arc::clone(gpu), 1000), stream)
+}
+
+fn decode_into(pool: Arc<Pool>, stream: &Stream) -> Vec<Decoded> {
+    let mut decoder = Decoder::with_pool(pool, stream.codec).expect("a decoder");
     let mut out = Vec::new();
     for i in 0..stream.len() {
         decoder.feed(stream.unit(i), &mut out).expect("sound data");
@@ -389,6 +394,89 @@ fn tensors_are_those_of_the_twin() {
     eprintln!("largest difference from the twin: {worst} of 255");
 }
 
+/// The kernel picks, in some order, what its scalar twin picks: the same anchors, classes and boxes, and scores to the last bit.
+#[test]
+fn what_is_picked_is_what_the_twin_picks() {
+    let Some(gpu) = gpu("what_is_picked_is_what_the_twin_picks") else { return };
+    let kernels = Kernels::compile(&gpu).expect("NVRTC is here");
+    let mut random = fastrand::Rng::with_seed(7);
+    for round in 0..80 {
+        let (by_rows, objectness) = (round % 2 == 0, round % 4 < 2);
+        let classes = [1, 2, 3, 80][random.usize(0..4)];
+        let count = [1, 255, 256, 257, 3549, 8400][random.usize(0..6)];
+        let anchors =
+            Anchors { values: classes + if objectness { 5 } else { 4 }, count, by_rows, objectness };
+        let mut named: Vec<bool> = (0..classes).map(|_| random.u8(..) > 50).collect();
+        named[0] = true;
+        let mut data: Vec<f32> = (0..anchors.values * count).map(|_| random.f32().powi(6)).collect();
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.25, 0.25] {
+            let at = random.usize(..data.len());
+            data[at] = bad;
+        }
+        let wanted = pick(&data, &anchors, &named, 0.25);
+        let got = kernels.picked(&gpu, &data, anchors, &named, 0.25).expect("the GPU works");
+        // NaN is not itself, and its bits are each machine's own.
+        let shown = |rows: &[f32]| {
+            let mut rows: Vec<Vec<String>> = rows
+                .chunks_exact(PICKED_ROW)
+                .map(|row| {
+                    row.iter()
+                        .map(|v| if v.is_nan() { "NaN".into() } else { format!("{:08x}", v.to_bits()) })
+                        .collect()
+                })
+                .collect();
+            rows.sort();
+            rows
+        };
+        assert_eq!(shown(&got), shown(&wanted), "{anchors:?}");
+        assert!(classes > 1 || count < 300 || !wanted.is_empty(), "something is there to be picked");
+    }
+}
+
+/// What the motion gate compares, computed behind the decoder's copy, is what the CPU computes of the same picture.
+#[test]
+fn the_grid_of_the_motion_gate_is_that_of_the_cpu() {
+    let test = "the_grid_of_the_motion_gate_is_that_of_the_cpu";
+    let Some(gpu) = gpu(test) else { return };
+    let kernels = Arc::new(Kernels::compile(&gpu).expect("NVRTC is here"));
+    let grid_of = |surface: &Surface| {
+        let host = surface.download().expect("it is there");
+        let Layout { geometry, offset, pitch } = *surface.layout();
+        let (width, height) = (geometry.size.width as usize, geometry.size.height as usize);
+        still::grid(&host[offset[0]..], width, height, pitch[0])
+    };
+    for name in ["street.h264", "crop.h264", "slices.h264"] {
+        let Some(stream) = stream(test, name) else { return };
+        let pool = Pool::with_grids(Arc::clone(&*gpu), 1000, Arc::clone(&kernels));
+        let surfaces: Vec<_> = decode_into(pool, &stream).into_iter().filter_map(|d| d.surface).collect();
+        let mut grids: Vec<_> = surfaces
+            .iter()
+            .map(|surface| {
+                let grid = surface.grid().expect("it has one");
+                assert_eq!(Some(grid), grid_of(surface), "{name}");
+                grid
+            })
+            .collect();
+        grids.dedup();
+        assert!(grids.len() > 10, "{name}: its pictures differ");
+    }
+    // Pictures that come from the CPU, of any size: the smallest have none.
+    let pool = Pool::with_grids(Arc::clone(&*gpu), 10, kernels);
+    let mut random = fastrand::Rng::with_seed(5);
+    for size in [(64, 36), (63, 36), (64, 35), (65, 37), (1919, 1079), (640, 480)] {
+        let geometry = Geometry {
+            size: Size { width: size.0, height: size.1 },
+            format: PixelFormat::I420,
+            matrix: Matrix::Bt709,
+            range: Range::Limited,
+            chroma: ChromaSite::Left,
+        };
+        let (_, _, surface) = noise(&pool, geometry, &mut random);
+        assert_eq!(surface.grid(), grid_of(&surface), "{size:?}");
+        assert_eq!(surface.grid().is_some(), size.0 >= 64 && size.1 >= 36, "{size:?}");
+    }
+}
+
 /// Model and manifest; `None` where they are not.
 fn model(test: &str, name: &str) -> Option<(PathBuf, PathBuf)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -443,11 +531,7 @@ fn boxes_are_those_of_the_cpu() {
         let mut engine = device.engine().expect("it opened before");
         let mut cpu = Session::open(&runtime(), &spec.name, &bytes, 0).expect("the CPU runs it");
         let mut gpu_detector = Detector::new(&spec, &engine.outputs()).expect("the family fits");
-        let shapes: Vec<_> = cpu
-            .outputs()
-            .iter()
-            .map(|o| weir::flow::detect::OutputShape { name: o.name.clone(), dims: o.dims.clone() })
-            .collect();
+        let shapes: Vec<_> = cpu.outputs().iter().map(|o| OutputShape::whole(&o.name, &o.dims)).collect();
         let mut cpu_detector = Detector::new(&spec, &shapes).expect("the family fits");
         let surfaces: Vec<Arc<Surface>> =
             decode(&gpu, &stream).into_iter().filter_map(|d| d.surface).step_by(5).collect();

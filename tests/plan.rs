@@ -62,7 +62,7 @@ fn sound(plan: &Value) {
     let capacity = 0.7 * used as f64 / (number(&rung["ms"]) / 1e3);
     assert!((number(&plan["capacity_fps"]) / capacity - 1.0).abs() < 0.01, "{plan}");
     let fit = plan["fit"]["cameras"].as_u64().unwrap();
-    for ceiling in ["engine", "decode", "memory"] {
+    for ceiling in ["engine", "decode", "nvdec", "memory"] {
         assert!(plan["fit"][ceiling].as_u64().is_none_or(|alone| fit <= alone), "{plan}");
     }
     for row in plan["prediction"].as_array().unwrap() {

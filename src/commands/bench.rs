@@ -14,7 +14,7 @@ use crate::config::{Camera, Config, System};
 use crate::fault::{Fault, Who};
 use crate::log;
 use crate::plan::USUAL;
-use crate::plan::calibrate::Clip;
+use crate::plan::calibrate::clip::Clip;
 
 /// `weir bench`.
 pub fn run(args: &BenchArgs) -> ExitCode {

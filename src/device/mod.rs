@@ -3,6 +3,7 @@
 
 pub mod accelerator;
 pub mod canvas;
+pub mod choose;
 pub mod nvidia;
 pub mod scripted;
 pub mod software;

@@ -22,6 +22,8 @@ pub const HOLD: Duration = Duration::from_secs(2);
 /// How old the picture grows that others are compared with.
 const REFERENCE: Duration = Duration::from_secs(1);
 
+/// Pictures with fewer columns or rows have no grid.
+pub const LEAST: (usize, usize) = (2 * GRID.0, 2 * GRID.1);
 /// Mean luma by cell, row by row.
 pub type Grid = [u8; GRID.0 * GRID.1];
 
@@ -69,9 +71,9 @@ fn differ(a: &Grid, b: &Grid) -> bool {
     a.iter().zip(b).filter(|(a, b)| a.abs_diff(**b) >= STEP).count() >= CELLS
 }
 
-/// The grid of a luma plane, from one sample in `4 × 4`. Smaller pictures than the grid have no grid.
+/// The grid of a luma plane, from one sample in `4 × 4`; `None` for a picture smaller than [`LEAST`].
 pub fn grid(luma: &[u8], width: usize, height: usize, stride: usize) -> Option<Grid> {
-    if width < 2 * GRID.0 || height < 2 * GRID.1 || luma.len() < stride * (height - 1) + width {
+    if width < LEAST.0 || height < LEAST.1 || luma.len() < stride * (height - 1) + width {
         return None;
     }
     let mut grid = [0; GRID.0 * GRID.1];

@@ -162,6 +162,8 @@ pub struct LaneAdmission {
     pub ceiling: Ceiling,
     /// Frames a second at `rho_max`.
     pub capacity_fps: f64,
+    /// Part of its GPU's video decoders that is in use, 0..=1.
+    pub nvdec_load: Option<f64>,
     /// Its GPU's memory that is left beyond the headroom.
     pub gpu_memory_available_mb: Option<f64>,
 }
@@ -223,6 +225,10 @@ pub struct Admission {
     pub decode_cores: f64,
     /// What decoding costs.
     pub decode_ns_per_pixel: Option<f64>,
+    /// Part of the GPU's video decoders that is in use, 0..=1; null: none is used, or it does not say.
+    pub nvdec_load: Option<f64>,
+    /// What decoding costs there: time of all decoders together.
+    pub nvdec_ns_per_pixel: Option<f64>,
     /// Main memory that is left.
     pub memory_available_mb: Option<f64>,
     /// The GPU's memory that is left beyond the headroom; null where pictures are in main memory.

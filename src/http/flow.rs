@@ -38,6 +38,7 @@ fn lane(board: &Board, number: usize) -> Lane {
         verdict: state.standing,
         ceiling: state.ceiling,
         capacity_fps: rounded(state.capacity, 1),
+        nvdec_load: nvdec_load(&state),
         gpu_memory_available_mb: lane.accelerator.memory_for_cameras().map(megabytes),
     });
     Lane {
@@ -75,6 +76,10 @@ fn ms(duration: Duration) -> f64 {
     rounded(duration.as_secs_f64() * 1e3, 3)
 }
 
+fn nvdec_load(state: &admission::State) -> Option<f64> {
+    state.machine.nvdec.map(|_| rounded(state.load.nvdec, 3))
+}
+
 fn megabytes(bytes: f64) -> f64 {
     (bytes / 1e6).round()
 }
@@ -93,6 +98,8 @@ fn admission(state: &admission::State, board: &Board) -> Admission {
         engine_cores: state.machine.engine_cores,
         decode_cores: rounded(state.load.decode, 3),
         decode_ns_per_pixel: state.machine.decode.map(|cost| rounded(cost * 1e9, 3)),
+        nvdec_load: nvdec_load(state),
+        nvdec_ns_per_pixel: state.machine.nvdec.map(|cost| rounded(cost * 1e9, 5)),
         memory_available_mb: usage::available().map(megabytes),
         gpu_memory_available_mb: free.reduce(|all, one| all + one).map(megabytes),
     }

@@ -11,5 +11,6 @@ pub mod labels;
 pub mod manifest;
 pub mod onnx;
 pub mod prepare;
+pub mod sizes;
 pub mod spec;
 pub mod tfjs;

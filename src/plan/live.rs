@@ -49,14 +49,19 @@ fn of(flow: &Value, cameras: &Value) -> Result<(Measured, Limits), &'static str>
     rungs.dedup_by_key(|rung| rung.frames);
     let admission = &flow["admission"];
     let decode_load = number(&admission["decode_cores"], "what decoding costs")?;
+    // One of the GPUs with its part of what all share.
+    let gpus =
+        flow["lanes"].as_array().into_iter().flatten().filter(|lane| lane["gpu"].is_u64()).count() as u32;
+    let share = f64::from(gpus.max(1));
     let machine = Machine {
         curve: Curve::new(&rungs),
         batch: rungs.last().map_or(1, |rung| rung.frames),
-        cores: number(&admission["cores"], "how many cores it has")?,
+        cores: number(&admission["cores"], "how many cores it has")? / share,
         engine_cores: number(&admission["engine_cores"], "how many cores it has")?,
         decode: admission["decode_ns_per_pixel"].as_f64().map(|ns| ns * 1e-9),
-        memory: admission["memory_available_mb"].as_f64().map(|mb| mb * 1e6),
-        gpu_memory: None,
+        nvdec: admission["nvdec_ns_per_pixel"].as_f64().map(|ns| ns * 1e-9),
+        memory: admission["memory_available_mb"].as_f64().map(|mb| mb * 1e6 / share),
+        gpu_memory: admission["gpu_memory_available_mb"].as_f64().map(|mb| mb * 1e6 / share),
         encoders: None,
     };
     // It measures S(b) beside the decoding that it does.
@@ -93,6 +98,8 @@ fn of(flow: &Value, cameras: &Value) -> Result<(Measured, Limits), &'static str>
         machine,
         notes,
         resident: None,
+        gpus,
+        gpu_resident: None,
         there,
     };
     let target = ms(number(&flow["slo_p95_ms"], "its target")?);

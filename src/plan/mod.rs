@@ -48,6 +48,10 @@ pub struct Measured {
     pub notes: Vec<String>,
     /// Bytes that a process with a warm engine holds.
     pub resident: Option<f64>,
+    /// GPUs that are used; the machine is one of them with its part of the cores and of main memory. 0: the CPU does it all.
+    pub gpus: u32,
+    /// Bytes of a GPU's memory in use with a warm engine and no camera, by anybody.
+    pub gpu_resident: Option<f64>,
     /// The cameras that are there: how many, and their mean rate and size where known.
     pub there: Option<Cameras>,
 }
@@ -75,13 +79,15 @@ pub struct Plan {
     /// Cameras that fit, and what binds the next one.
     pub fit: (u32, Ceiling),
     /// How many would, if only this ceiling were there.
-    pub alone: [(Ceiling, Option<u32>); 3],
+    pub alone: [(Ceiling, Option<u32>); 4],
     /// Settings.
     pub recommended: Recommended,
     /// The asked cameras, and those that fit.
     pub outlook: Vec<Outlook>,
-    /// Bytes that one camera's pictures hold at most.
+    /// Bytes of main memory that one camera holds at most.
     pub camera_bytes: f64,
+    /// The same of a GPU's; `None`: none is used.
+    pub gpu_camera_bytes: Option<f64>,
     /// Price of a machine-hour, and of a camera-hour when as many as fit share it.
     pub cost: Option<(f64, Option<f64>)>,
 }
@@ -121,15 +127,19 @@ pub fn plan(mut measured: Measured, cameras: Cameras, limits: Limits, price: Opt
         }
     }
     let machine = *machine;
-    let fit = machine.most(&stream);
+    let (each, ceiling) = machine.most(&stream);
+    let gpus = measured.gpus.max(1);
+    let fit = (each * gpus, ceiling);
     let outlook = |count: u32| {
-        let n = f64::from(count);
+        // The fullest of the GPUs.
+        let here = count.div_ceil(gpus);
+        let n = f64::from(here);
         let decode = machine.decode_load(n * cameras.fps * pixels);
         let rho = machine.rho(n * cameras.fps, decode);
         let curve = machine.slowed(decode);
         // Decoders that share their cores wait for each other as well as the engine for them.
         let latency = (machine.taken(decode) < 0.95)
-            .then(|| predict(&curve, machine.batch, count, cameras.fps, base))
+            .then(|| predict(&curve, machine.batch, here, cameras.fps, base))
             .flatten();
         Outlook { cameras: count, rho, fps: cameras.fps / rho.max(1.0), latency }
     };
@@ -137,15 +147,16 @@ pub fn plan(mut measured: Measured, cameras: Cameras, limits: Limits, price: Opt
     counts.retain(|n| *n > 0);
     counts.sort_unstable();
     counts.dedup();
-    let ceilings = [Ceiling::Engine, Ceiling::Decode, Ceiling::Memory];
+    let ceilings = [Ceiling::Engine, Ceiling::Decode, Ceiling::Nvdec, Ceiling::Memory];
     Plan {
         cameras,
         target: limits.target,
         fit,
-        alone: ceilings.map(|ceiling| (ceiling, machine.most_by(ceiling, &stream))),
+        alone: ceilings.map(|ceiling| (ceiling, machine.most_by(ceiling, &stream).map(|each| each * gpus))),
         recommended,
         outlook: counts.into_iter().map(outlook).collect(),
-        camera_bytes: stream.memory(),
+        camera_bytes: machine.host_bytes(&stream),
+        gpu_camera_bytes: machine.gpu_memory.map(|_| stream.pictures()),
         cost: price.map(|price| (price, camera_hour(price, fit.0))),
         measured,
     }

@@ -9,12 +9,12 @@
 //! | `cores`, `engine_cores` | CPU cores; those that a run may keep busy, by its threads |
 //! | `service` | S(b) on idle cores: `[{frames, ms, fps}]` |
 //! | `rho_max`, `capacity_fps` | frames/s that the engine is planned for, before decoding takes its part |
-//! | `decode` | `{cpu_ms, from}`: CPU time of a frame of that size, and `file`, `test_pattern` or `live`; null: not known |
-//! | `fit` | `{cameras, ceiling, engine, decode, memory}`: how many fit together, what binds the next one, and how many would by each ceiling alone |
+//! | `decode` | `{cpu_ms, nvdec_ms, from}`: time of a frame of that size, of the CPU and of all video decoders of a GPU together (null: none is used), and `file`, `test_pattern` or `live`; null: not known |
+//! | `fit` | `{cameras, ceiling, engine, decode, nvdec, memory}`: how many fit together, what binds the next one, and how many would by each ceiling alone |
 //! | `recommend` | `{max_batch_frames, max_wait_ms, ring_buffer_ms, target_reachable}` |
 //! | `prediction` | `[{cameras, rho, fps_each, p50_ms, p95_ms}]`; null percentiles: the engine is full, rings bound the latency |
 //! | `ram` | `{process_mb, camera_mb, available_mb}`; `camera_mb` is an upper estimate |
-//! | `vram` | null: no GPU is used |
+//! | `vram` | of one GPU: `{gpus, used_mb, camera_mb, available_mb}`; null: no GPU is used |
 //! | `cost` | `{price_per_hour, per_camera_hour}` when `--price-per-hour` is given, else null |
 //! | `notes` | what else is to be known |
 
@@ -39,6 +39,11 @@ impl Plan {
     fn cpu_ms(&self) -> Option<f64> {
         let pixels = f64::from(self.cameras.width) * f64::from(self.cameras.height);
         self.measured.machine.decode.map(|cost| cost * pixels * 1e3)
+    }
+
+    fn nvdec_ms(&self) -> Option<f64> {
+        let pixels = f64::from(self.cameras.width) * f64::from(self.cameras.height);
+        self.measured.machine.nvdec.map(|cost| cost * pixels * 1e3)
     }
 
     fn by(&self, ceiling: Ceiling) -> Option<u32> {
@@ -73,10 +78,10 @@ impl Plan {
             "service": service.collect::<Vec<_>>(),
             "rho_max": RHO_MAX,
             "capacity_fps": to(machine.budget(0.0), 1),
-            "decode": self.cpu_ms().map(|cpu| json!({ "cpu_ms": to(cpu, 2), "from": self.measured.decode_from })),
+            "decode": self.cpu_ms().map(|cpu| json!({ "cpu_ms": to(cpu, 2), "nvdec_ms": self.nvdec_ms().map(|ms| to(ms, 3)), "from": self.measured.decode_from })),
             "fit": {
                 "cameras": self.fit.0, "ceiling": self.fit.1.name(), "engine": self.by(Ceiling::Engine),
-                "decode": self.by(Ceiling::Decode), "memory": self.by(Ceiling::Memory),
+                "decode": self.by(Ceiling::Decode), "nvdec": self.by(Ceiling::Nvdec), "memory": self.by(Ceiling::Memory),
             },
             "recommend": {
                 "max_batch_frames": self.recommended.max_batch_frames,
@@ -89,7 +94,10 @@ impl Plan {
                 "process_mb": self.measured.resident.map(mb), "camera_mb": mb(self.camera_bytes),
                 "available_mb": machine.memory.map(mb),
             },
-            "vram": null,
+            "vram": self.gpu_camera_bytes.map(|each| json!({
+                "gpus": self.measured.gpus, "used_mb": self.measured.gpu_resident.map(mb), "camera_mb": mb(each),
+                "available_mb": machine.gpu_memory.map(mb),
+            })),
             "cost": self.cost.map(|(price, each)| json!({ "price_per_hour": price, "per_camera_hour": each })),
             "notes": self.measured.notes,
         })
@@ -116,11 +124,20 @@ impl Plan {
         }
         writeln!(
             out,
-            "capacity  {:.1} frames/s at load {RHO_MAX}, before decoding takes its part of the cores",
-            machine.budget(0.0)
+            "capacity  {:.1} frames/s at load {RHO_MAX}, before decoding takes its part of the cores{}",
+            machine.budget(0.0),
+            if measured.gpus > 1 { ", each GPU" } else { "" }
         )?;
         let size = format!("{}×{}", asked.width, asked.height);
         match (self.cpu_ms(), measured.decode_from) {
+            (Some(cpu), Some(from)) if measured.gpus > 0 => {
+                let nvdec = self.nvdec_ms().map_or("?".to_owned(), |ms| format!("{ms:.2}"));
+                writeln!(
+                    out,
+                    "decode    {cpu:.2} ms of CPU and {nvdec} ms of NVDEC a frame of {size} ({from}); {} cores a GPU",
+                    machine.cores
+                )?;
+            }
             (Some(cpu), Some(from)) => writeln!(
                 out,
                 "decode    {cpu:.1} ms of CPU a frame of {size} ({from}); {} cores, a run may keep {:.0} busy",
@@ -138,9 +155,14 @@ impl Plan {
         )?;
         writeln!(
             out,
-            "          alone: engine {}, decode {}, memory {}",
+            "          alone: engine {}, decode {}, {}memory {}",
             known(self.by(Ceiling::Engine)),
             known(self.by(Ceiling::Decode)),
+            if measured.gpus > 0 {
+                format!("nvdec {}, ", known(self.by(Ceiling::Nvdec)))
+            } else {
+                String::new()
+            },
             known(self.by(Ceiling::Memory))
         )?;
         writeln!(out, "latency   cameras   load  frames/s each  p50 ms  p95 ms")?;
@@ -177,7 +199,22 @@ impl Plan {
         let process = measured.resident.map_or(String::new(), |r| format!("{} with the engine, ", mb(r)));
         let free = machine.memory.map_or(String::new(), |f| format!("; {} free", mb(f)));
         writeln!(out, "RAM       {process}at most {} a camera{free}", mb(self.camera_bytes))?;
-        writeln!(out, "VRAM      none: no GPU is used")?;
+        match self.gpu_camera_bytes {
+            None => writeln!(out, "VRAM      none: no GPU is used")?,
+            Some(each) => {
+                let used = measured
+                    .gpu_resident
+                    .map_or(String::new(), |used| format!("{} with the engine, ", mb(used)));
+                let free =
+                    machine.gpu_memory.map_or(String::new(), |free| format!("; {} for cameras", mb(free)));
+                let gpus = if measured.gpus > 1 {
+                    format!(" (each of {} GPUs)", measured.gpus)
+                } else {
+                    String::new()
+                };
+                writeln!(out, "VRAM      {used}at most {} a camera{free}{gpus}", mb(each))?;
+            }
+        }
         match self.cost {
             Some((_, Some(each))) => {
                 writeln!(out, "cost      {each:.4} a camera-hour, with {} cameras", self.fit.0)?;

@@ -155,9 +155,9 @@ impl Net {
         let shapes: Vec<OutputShape> = self
             .outputs
             .iter()
-            .map(|o| OutputShape {
-                name: "output".into(),
-                dims: std::iter::once(1).chain(o.dims.iter().copied()).map(Some).collect(),
+            .map(|o| {
+                let dims: Vec<_> = std::iter::once(1).chain(o.dims.iter().copied()).map(Some).collect();
+                OutputShape::whole("output", &dims)
             })
             .collect();
         Detector::new(&spec, &shapes).expect("the shapes above are those of the families")

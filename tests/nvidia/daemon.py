@@ -3,6 +3,7 @@
     python3 tests/nvidia/daemon.py load CAMERAS     that many 1080p30 cameras: latency, losses, CPU
     python3 tests/nvidia/daemon.py cpu CAMERAS      with EXECUTION='"cpu"': the engine's threads and the decoders'
     python3 tests/nvidia/daemon.py works            events, snapshots, a still, streams that NVDEC does not take
+    python3 tests/nvidia/daemon.py churn ROUNDS     20 cameras come and go by a reload, so many times: memory of the process and of the GPU
     python3 tests/nvidia/daemon.py lanes CAMERAS    so many cameras on two GPUs, of which the engine of one is ended
 
 GPUS=[0] or another list is `[infer] gpus` of the daemon. `lanes` runs MORTAL, the example mortal-weir beside weir.
@@ -15,6 +16,7 @@ import collections
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -76,9 +78,9 @@ class Weir:
         config = f'[node]\nname = "gpu"\n[model]\npath = "{os.environ["MODEL"]}"\n[infer]\nexecution = {execution}\n'
         config += f"gpus = {os.environ['GPUS']}\n" if "GPUS" in os.environ else ""
         config += infer + f'[http]\nbind = "127.0.0.1:{port}"\n' + more
-        config += "".join(f'[cameras.{name}]\nsource = "{url}"\n' for name, url in cameras)
-        path = os.path.join(self.folder, "weir.toml")
-        open(path, "w").write(config)
+        self.config, self.path = config, os.path.join(self.folder, "weir.toml")
+        self.write(cameras)
+        path = self.path
         self.log = os.path.join(self.folder, "log")
         started = time.time()
         command = command or [os.environ["WEIR"], "run", "-c"]
@@ -93,6 +95,12 @@ class Weir:
             except (OSError, urllib.error.URLError):
                 time.sleep(0.1)
         self.ready = time.time() - started
+
+    def write(self, cameras):
+        """Each a name, an address, and more keys if need be."""
+        text = self.config + "".join(f'[cameras.{name}]\nsource = "{url}"\n' + "".join(more) for name, url, *more in cameras)
+        open(self.path + ".new", "w").write(text)
+        os.rename(self.path + ".new", self.path)
 
     def cpu(self):
         """Seconds, of all threads by name up to `-` or `:` and digits."""
@@ -205,8 +213,13 @@ def works():
     good = [Sim("--file", os.environ["CLIP"], "--start", str(n)) for n in range(2)]
     odd = Sim("--file", os.environ["ODD"])
     motion = Sim("--pattern", "ball", "--codec", "mjpeg")
+    still = Sim("--pattern", "gradient", "--codec", "h264")
     names = ("one", "two", "odd", "motion")
-    weir = Weir(list(zip(names, (sim.listens() for sim in (*good, odd, motion)))), more='[rtsp_server]\nbind = "127.0.0.1:18554"\n')
+    cameras = list(zip(names, (sim.listens() for sim in (*good, odd, motion))))
+    # The gate of `two` sees a street and lets it all pass.
+    gate = "motion_gate = true\nstill_fps = 2\n"
+    cameras = [(name, url, gate if name == "two" else "") for name, url in cameras] + [("still", still.listens(), gate)]
+    weir = Weir(cameras, more='[rtsp_server]\nbind = "127.0.0.1:18554"\n')
     heard = []
 
     def listen():
@@ -224,9 +237,14 @@ def works():
     for name in names:
         checks[f"{name} online"] = total(page, "weir_camera_online", camera=name) == 1
         checks[f"{name} inferred"] = total(page, "weir_frames_total", camera=name, fate="inferred") > 50
+    passed = {n: total(page, "weir_frames_total", camera=n, fate="inferred") for n in ("still", "two", "one")}
+    came = total(page, "weir_frames_in_total", camera="still")
+    # For two seconds after its first picture all pass, then two a second of some 25.
+    checks["the motion gate sees that nothing moves"] = 20 < passed["still"] < came / 2
+    checks["the motion gate lets a street pass"] = passed["two"] > 0.9 * passed["one"]
     log = open(weir.log).read()
     checks["fall back is said"] = all(re.search(rf"decoded in software.*|{n}", log) for n in ("odd", "motion")) and log.count("decoded in software") == 2
-    checks["two decoders on the GPU"] = total(page, "weir_gpu_decoders") == 2
+    checks["three decoders on the GPU"] = total(page, "weir_gpu_decoders") == 3
     for name in ("one", "odd"):
         picture = get(f"/api/v1/cameras/{name}/snapshot.jpg?annotated=1&width=640")
         checks[f"snapshot of {name}"] = picture[:2] == b"\xff\xd8" and len(picture) > 2000
@@ -263,7 +281,10 @@ def works():
         verdict = f"{refused.code} {refused.read().decode()}"
     stopped, code = weir.stop()
     checks["stops cleanly"] = code == 0
-    for sim in (*good, odd, motion):
+    if code != 0:
+        print(open(weir.log).read()[-1500:])
+    print("gate:", passed, "of the still one", came)
+    for sim in (*good, odd, motion, still):
         sim.stop()
     for name, passed in checks.items():
         print(f"{'ok    ' if passed else 'FAILED'} {name}")
@@ -278,6 +299,54 @@ def works():
             print("   ", line[:400])
     note("works", checks)
     return all(checks.values())
+
+
+def churn(rounds, many=20):
+    sims = [Sim("--file", os.environ["CLIP"], "--start", str(n)) for n in range(4)]
+    urls = [sim.listens() for sim in sims]
+    stay = [("stay0", urls[0]), ("stay1", urls[1])]
+    weir = Weir(stay)
+
+    def online(count):
+        began = time.time()
+        while total(metrics(), "weir_camera_online") != count:
+            if time.time() - began > 60:
+                sys.exit(f"not {count} cameras online:\n" + open(weir.log).read()[-3000:])
+            time.sleep(0.1)
+
+    def reload(cameras):
+        weir.write(cameras)
+        weir.child.send_signal(signal.SIGHUP)
+        online(len(cameras))
+    online(2)
+    rows, began = [], time.time()
+    for number in range(rounds):
+        # Always other names: a name that comes back may find what it left behind.
+        reload(stay + [(f"r{number}n{n}", urls[n % 4]) for n in range(many)])
+        reload(stay)
+        time.sleep(0.3)
+        page = metrics()
+        rows.append([weir.resident(), total(page, "weir_gpu_memory_used_bytes") / 1e6, total(page, "weir_gpu_decoders")])
+        if number % 10 == 9 or number + 1 == rounds:
+            print(f"after {(number + 1) * many} cameras, {time.time() - began:.0f} s: {rows[-1][0]:.1f} MB, GPU {rows[-1][1]:.1f} MB, {rows[-1][2]:.0f} decoders")
+    page = metrics()
+    lost = {f: sum(total(page, "weir_frames_total", camera=n, fate=f) for n, _ in stay) for f in LOST}
+    threads = len(os.listdir(f"/proc/{weir.child.pid}/task"))
+    stopped, code = weir.stop()
+    for sim in sims:
+        sim.stop()
+    half = rows[len(rows) // 2:]
+
+    def slope(column):
+        """MB in a thousand cameras, by least squares over the second half: caches fill in the first."""
+        xs, ys = [n * many / 1000 for n in range(len(half))], [row[column] for row in half]
+        x, y = sum(xs) / len(xs), sum(ys) / len(ys)
+        return sum((a - x) * (b - y) for a, b in zip(xs, ys)) / max(1e-9, sum((a - x) ** 2 for a in xs))
+    row = {"cameras": rounds * many, "process_mb": [rows[0][0], half[0][0], rows[-1][0]], "gpu_mb": [rows[0][1], half[0][1], rows[-1][1]],
+           "slope_process_mb": slope(0), "slope_gpu_mb": slope(1), "decoders": rows[-1][2], "threads": threads, "lost_by_those_that_stay": lost, "exit_code": code}
+    note("churn by reload", row)
+    print(json.dumps(row))
+    return code == 0
 
 
 LOST = ("overrun", "stale", "skipped", "decode_error", "failed")
@@ -389,6 +458,8 @@ if __name__ == "__main__":
     elif sys.argv[1] == "load":
         for number in sys.argv[2:]:
             load(int(number))
+    elif sys.argv[1] == "churn":
+        sys.exit(0 if churn(int(sys.argv[2])) else 1)
     elif sys.argv[1] == "lanes":
         sys.exit(0 if lanes(int(sys.argv[2])) else 1)
     else:

@@ -45,7 +45,8 @@ for one in $parts; do
         part memcheck
         sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
         if [ -x "$sanitizer" ]; then
-            timeout 120 "$sanitizer" --tool memcheck --error-exitcode 9 ./tests --test-threads 1 "${MEMCHECK:-twin}" 2>&1 | tail -5 | tee sanitizer.txt
+            # shellcheck disable=SC2086
+            timeout 280 "$sanitizer" --tool memcheck --error-exitcode 9 ./tests --test-threads 1 ${MEMCHECK:-twin grid split_over damage a_batch} 2>&1 | tail -12 | tee sanitizer.txt
         else
             echo "skipped: no compute-sanitizer" | tee sanitizer.txt
         fi ;;

@@ -80,8 +80,7 @@ impl Engine for Reader {
     }
 
     fn outputs(&self) -> Vec<OutputShape> {
-        let shape =
-            |name: &str, last| OutputShape { name: name.into(), dims: vec![None, Some(1), Some(last)] };
+        let shape = |name: &str, last| OutputShape::whole(name, &[None, Some(1), Some(last)]);
         vec![shape("scores", 1), shape("boxes", 4)]
     }
 

@@ -195,6 +195,15 @@ impl Decoder {
     /// # Errors
     /// When the chip has no decoder for this codec (`unsupported`), or the driver refuses.
     pub fn new(gpu: &Arc<Gpu>, codec: Codec, most: usize) -> Result<Decoder, Fault> {
+        Decoder::with_pool(Pool::new(Arc::clone(gpu), most), codec)
+    }
+
+    /// The same into pictures of this pool.
+    ///
+    /// # Errors
+    /// As [`Decoder::new`].
+    pub fn with_pool(pool: Arc<Pool>, codec: Codec) -> Result<Decoder, Fault> {
+        let gpu = &Arc::clone(pool.gpu());
         gpu.bind()?;
         // No chip takes a codec in other kinds than this one only; what a stream asks for beyond is seen when it begins.
         if gpu.caps(codec.number(), 1, 0)?.is_supported == 0 {
@@ -205,7 +214,7 @@ impl Decoder {
             gpu: Arc::clone(gpu),
             codec,
             stream: gpu.stream()?,
-            pool: Pool::new(Arc::clone(gpu), most),
+            pool,
             video: None,
             out: Vec::new(),
             fault: None,
@@ -516,12 +525,12 @@ impl Video {
         };
         let uv = pitch * rows;
         let layout = Layout { geometry, offset: [0, uv, uv + 1], pitch: [pitch; 2] };
-        let surface = pool.take(uv + uv / 2, layout)?;
+        let mut surface = pool.take(uv + uv / 2, layout)?;
         let failed = |e| gpu::driver("a decoded picture cannot be copied", &e);
         // SAFETY: both hold rows·pitch bytes of luma and half of that of chroma; the source stays mapped until `written` is reached.
         unsafe { result::memcpy_dtod_async(surface.at(), at, surface.bytes(), stream.cu_stream()) }
             .map_err(failed)?;
-        surface.written().record(stream).map_err(failed)?;
+        surface.finish(stream)?;
         Ok(Some(surface))
     }
 

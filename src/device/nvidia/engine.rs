@@ -1,20 +1,21 @@
 //! The engine on the GPU: one kernel brings the pictures of a batch into the input tensor, ONNX Runtime's CUDA provider runs
-//! the network on it, and only what can become a box leaves the GPU, where the family is one that can be sifted.
+//! the network on it, and only what can become a box leaves the GPU, where the family is one that can be sifted ([`Way`]).
 //!
 //! | stream | what runs there, batch by batch |
 //! |---|---|
 //! | prepare | pictures into the tensor, while the network is at the batch before |
 //! | network | ONNX Runtime, and nothing else: it never waits for the host |
-//! | read | the sift and its copy to the host, while the network is at the batch behind |
+//! | read | the search for boxes, or the copy of the outputs, to the host, while the network is at the batch behind |
 //!
 //! Events put the three of one batch in order. Two batches may be in flight, each in a [`Lane`] with memory of its own that is
-//! bound once for each rung of the ladder: nothing of a picture crosses the bus. Where outputs are read whole, ONNX Runtime copies
-//! them to the host itself, and waits: there one batch is in flight. A batch between two rungs runs as the larger one, since a new
+//! bound once for each rung of the ladder: nothing of a picture crosses the bus. Where an output's size depends on what is seen, ONNX
+//! Runtime copies it to the host itself, and waits: there one batch is in flight. A batch between two rungs runs as the larger one, since a new
 //! shape costs cuDNN a search for its kernels; what the slots beyond hold is never read.
 //!
 //! ONNX Runtime keeps its records of runs (CUDA graphs) by thread: an engine that is used on another thread than the one that warmed it
 //! up records anew, while decoders run. The daemon makes, warms and runs it on `infer`.
 
+mod carry;
 mod lane;
 mod session;
 mod sieve;
@@ -26,12 +27,12 @@ use std::time::Duration;
 
 use cudarc::driver::{CudaEvent, CudaStream};
 
+pub use self::carry::float;
+pub use self::lane::Outputs;
 pub use self::session::{Setup, Tuning};
-pub use self::sieve::{Outputs, Sifted, float};
 
-use self::lane::{Lane, Loaded};
-use self::session::{is_half, open_session, sifted, signature};
-use self::sieve::Shape;
+use self::lane::{Lane, Loaded, Way};
+use self::session::{open_session, signature, way};
 use self::tensorrt::Plan;
 use super::Pixels;
 use super::gpu::{self, Gpu};
@@ -43,6 +44,7 @@ use crate::device::{Engine, nothing_submitted};
 use crate::fault::{Fault, Who};
 use crate::flow::detect::OutputShape;
 use crate::frame::Frame;
+use crate::model::sizes;
 use crate::model::spec::{ModelSpec, Placement};
 use crate::supervise;
 
@@ -60,9 +62,10 @@ const LEAD: Duration = Duration::from_micros(1500);
 pub struct NvidiaEngine {
     // Fields are dropped in this order: what the session lent before the session, the streams last.
     lanes: Vec<Lane>,
-    /// One for all rungs where runs are recorded; else one a rung, made with it: a session that gets another shape than the last time
-    /// builds all of its convolutions anew, which takes a second.
+    /// One for all rungs, or one a rung, made with it: a session that is told all shapes has one, and one whose runs are not recorded builds
+    /// all of its convolutions anew when it gets another shape than the last time, which takes a second.
     sessions: Vec<ort::session::Session>,
+    shared: bool,
     open: Box<dyn Fn(usize) -> Result<ort::session::Session, Fault> + Send>,
     /// TensorRT's engines, where it is used.
     plan: Option<Arc<Plan>>,
@@ -75,6 +78,7 @@ pub struct NvidiaEngine {
     spec: Arc<ModelSpec>,
     ladder: Vec<usize>,
     graphs: bool,
+    sifts: bool,
     streams: Streams,
     gpu: Arc<Gpu>,
 }
@@ -123,39 +127,52 @@ impl NvidiaEngine {
         let open = {
             let (runtime, bytes) = (Arc::clone(runtime), Arc::clone(bytes));
             let (spec, stream) = (Arc::clone(&spec), Arc::clone(&streams.network));
-            move |setup: &Setup, frames| open_session(&runtime, &spec.name, &bytes, &stream, setup, frames)
+            move |setup: &Setup, fixed: &[(String, i64)], frames| {
+                open_session(&runtime, &spec, &bytes, &stream, setup, fixed, frames)
+            }
         };
         // TensorRT's provider has its own way to record, of which two lanes on one session cannot make use.
-        let recorded = (setup.tuning.graphs && setup.plan.is_none()).then(|| open(setup, RUNGS[0]));
-        // A record holds no copies to the host, and nothing that the CPU does.
-        let recorded = recorded
-            .and_then(Result::ok)
-            .filter(|session| sifted(&spec, &signature(session.outputs())).is_some());
-        let graphs = recorded.is_some();
+        let may_record = setup.tuning.graphs && setup.plan.is_none();
+        // A record holds no copies to the host, and nothing that the CPU does: ONNX Runtime opens no other model so.
+        let recorded = |fixed: &[(String, i64)]| {
+            let session = may_record.then(|| open(setup, fixed, RUNGS[0])).and_then(Result::ok);
+            session.filter(|session| way(&spec, session.outputs()).goes_on())
+        };
+        let mut session = recorded(&[]);
+        let shared = session.is_some();
+        // A graph that computes shapes does it on the CPU, unless it is told them all.
+        let mut told = None;
+        if let (None, Some(free)) = (&session, sizes::free(bytes, &spec.input)) {
+            session = recorded(&free.at(RUNGS[0]));
+            told = session.is_some().then_some(free);
+        }
+        let graphs = session.is_some();
         let plain = Setup { tuning: Tuning { graphs, ..setup.tuning }, plan: setup.plan.clone() };
-        let session = match recorded {
+        let session = match session {
             Some(session) => session,
-            None => open(&plain, RUNGS[0])?,
+            None => open(&plain, &[], RUNGS[0])?,
         };
         let outputs = signature(session.outputs());
-        let batch = check_input(&signature(session.inputs()), &spec)?;
+        let batch = check_input(&signature(session.inputs()), &spec)?.filter(|_| told.is_none());
         let most = batch.unwrap_or(max_batch);
         let ladder: Vec<usize> = match batch {
             Some(fixed) => vec![fixed],
             None => RUNGS.into_iter().filter(|r| *r <= most).collect(),
         };
         let largest = ladder.last().copied().unwrap_or(1);
-        let sieve = sifted(&spec, &outputs).map(|(values, anchors)| {
-            let half = session.outputs().iter().all(is_half);
-            Shape { values, anchors, floor: spec.output.score_floor, half }
-        });
-        let lanes = if sieve.is_some() { LANES } else { 1 };
-        let lanes = (0..lanes).map(|_| Lane::new(gpu, sieve, largest));
+        let way = way(&spec, session.outputs());
+        let lanes = if way.goes_on() { LANES } else { 1 };
+        let lanes = (0..lanes).map(|_| Lane::new(gpu, &way, largest));
         Ok(NvidiaEngine {
             lanes: lanes.collect::<Result<_, _>>()?,
+            sifts: matches!(way, Way::Sift(_)),
             sessions: vec![session],
             plan: setup.plan.clone(),
-            open: Box::new(move |frames| open(&plain, frames)),
+            shared,
+            open: Box::new(move |frames| {
+                let fixed = told.as_ref().map_or_else(Vec::new, |free| free.at(frames));
+                open(&plain, &fixed, frames)
+            }),
             outputs,
             pending: Vec::new(),
             flying: VecDeque::new(),
@@ -176,7 +193,20 @@ impl NvidiaEngine {
 
     /// Whether only what can become a box leaves the GPU.
     pub fn sifts(&self) -> bool {
-        self.lanes.iter().all(Lane::sifts)
+        self.sifts
+    }
+
+    /// For the one line at start: whether runs are replayed, in how many sessions, and what leaves the GPU.
+    pub fn manner(&self) -> String {
+        let runs = match (self.graphs, self.shared) {
+            (true, true) => "replays its runs",
+            (true, false) => "replays its runs, a session a batch size",
+            // TensorRT has a way of its own.
+            (false, _) if self.plan.is_some() => "an engine a batch size",
+            (false, _) => "starts each kernel anew, as the model has parts that run on the CPU",
+        };
+        let leaves = if self.sifts { "boxes are picked on the GPU" } else { "its outputs are read whole" };
+        format!("{runs}; {leaves}")
     }
 
     /// Runs the network alone, on whatever its memory holds, `times` times without waiting between, and waits for the last: how fast
@@ -225,7 +255,7 @@ impl NvidiaEngine {
         let missing: Vec<usize> = self.ladder.iter().copied().filter(|rung| *rung > made).collect();
         for frames in missing {
             self.say_build(frames);
-            if !self.graphs && self.lanes[0].largest() > 0 {
+            if !self.shared && self.lanes[0].largest() > 0 {
                 self.sessions.push((self.open)(frames)?);
             }
             let session = self.sessions.len() - 1;
@@ -261,7 +291,7 @@ impl NvidiaEngine {
 
     /// Which session a rung is bound to.
     fn session(&self, rung: usize) -> usize {
-        if self.graphs { 0 } else { rung }
+        if self.shared { 0 } else { rung }
     }
 
     /// Starts all that a batch needs.
@@ -277,7 +307,7 @@ impl NvidiaEngine {
         lane.infer(rung, &mut self.sessions[session], &self.outputs, &self.spec)?;
         lane.ran.record(&streams.network).map_err(failed)?;
         streams.read.wait(&lane.ran).map_err(failed)?;
-        lane.sift(rung, count, &self.kernels, &streams.read)?;
+        lane.bring(rung, count, &self.kernels, &streams.read)?;
         lane.done.record(&streams.read).map_err(failed)
     }
 }
@@ -305,13 +335,8 @@ impl Engine for NvidiaEngine {
     }
 
     fn outputs(&self) -> Vec<OutputShape> {
-        let shape = |o: &TensorInfo| OutputShape { name: o.name.clone(), dims: o.dims.clone() };
-        let mut shapes: Vec<OutputShape> = self.outputs.iter().map(shape).collect();
-        if let (true, Some(anchors)) = (self.sifts(), shapes[0].dims.last_mut()) {
-            // Each picture has its own number of them.
-            *anchors = None;
-        }
-        shapes
+        let picked = self.sifts;
+        self.outputs.iter().map(|o| OutputShape { picked, ..OutputShape::whole(&o.name, &o.dims) }).collect()
     }
 
     fn depth(&self) -> usize {

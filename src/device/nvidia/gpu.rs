@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{self, CUdeviceptr};
-use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, PinnedHostSlice, result};
 
 use super::cuvid::{CODEC_AV1, CODEC_H264, CODEC_HEVC, CODEC_VP9, Cuvid, DecodeCaps};
+use super::kernels::Kernels;
 use crate::device::software::preprocess::Geometry;
 use crate::fault::{Fault, Retry, Who};
+use crate::flow::still::{self, Grid};
 
 /// CUDA 13, which ONNX Runtime's GPU build and our kernels want.
 const OLDEST_DRIVER: i32 = 13_000;
@@ -272,6 +274,8 @@ struct Block {
     bytes: usize,
     /// Marks the end of what was written last.
     written: CudaEvent,
+    /// What the motion gate compares, in host memory that the GPU writes; `None`: nobody asks for it.
+    grid: Option<PinnedHostSlice<u8>>,
 }
 
 /// Memory for the pictures of one source, kept for the next one, and never more than `most` pictures.
@@ -281,12 +285,25 @@ pub struct Pool {
     free: Mutex<Vec<Block>>,
     out: AtomicUsize,
     most: usize,
+    /// Makes the grids of the motion gate.
+    grids: Option<Arc<Kernels>>,
 }
 
 impl Pool {
     /// An empty pool for at most `most` pictures at a time.
     pub fn new(gpu: Arc<Gpu>, most: usize) -> Arc<Pool> {
-        Arc::new(Pool { gpu, free: Mutex::new(Vec::new()), out: AtomicUsize::new(0), most })
+        Arc::new(Pool { gpu, free: Mutex::new(Vec::new()), out: AtomicUsize::new(0), most, grids: None })
+    }
+
+    /// The same, where each picture gets the grid that the motion gate compares.
+    pub fn with_grids(gpu: Arc<Gpu>, most: usize, kernels: Arc<Kernels>) -> Arc<Pool> {
+        let grids = Some(kernels);
+        Arc::new(Pool { gpu, free: Mutex::new(Vec::new()), out: AtomicUsize::new(0), most, grids })
+    }
+
+    /// Whose memory it is.
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
     }
 
     /// Memory for a picture.
@@ -324,7 +341,19 @@ impl Pool {
         let written = self.gpu.context.new_event(None).map_err(|e| driver("the GPU gives no event", &e))?;
         // SAFETY: a context is current; the memory is freed once, by `release`.
         let at = unsafe { result::malloc_sync(bytes) }.map_err(|e| driver("no memory for a picture", &e))?;
-        Ok(Block { at, bytes, written })
+        let mut block = Block { at, bytes, written, grid: None };
+        if self.grids.is_some() {
+            let flags = sys::CU_MEMHOSTALLOC_DEVICEMAP | sys::CU_MEMHOSTALLOC_PORTABLE;
+            // SAFETY: read only when the GPU says that it has written.
+            match unsafe { self.gpu.context.alloc_pinned_with_flags(size_of::<Grid>(), flags) } {
+                Ok(grid) => block.grid = Some(grid),
+                Err(e) => {
+                    self.release(block);
+                    return Err(driver("no pinned memory for motion", &e));
+                }
+            }
+        }
+        Ok(block)
     }
 
     fn release(&self, block: Block) {
@@ -388,6 +417,35 @@ impl Surface {
         self.block.as_ref().expect("taken by drop only")
     }
 
+    /// Starts to compute what the motion gate compares, where the pool makes it, behind what was started on this stream; then marks the end
+    /// of what was written.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub(super) fn finish(&mut self, stream: &Arc<CudaStream>) -> Result<(), Fault> {
+        let failed = |e: DriverError| driver("a picture cannot be finished", &e);
+        if let (Some(kernels), Some(cells)) = (&self.pool.grids, self.cells()) {
+            let cells = cells.as_ptr().map_err(failed)? as CUdeviceptr;
+            // SAFETY: pinned memory has the same address on the GPU; both live as long as this surface, which outlives `written`.
+            unsafe { kernels.luma_grid(stream, self, cells)? };
+        }
+        self.written().record(stream).map_err(failed)
+    }
+
+    /// What the motion gate compares; `None` where the pool makes none, or the picture is too small for it. Waits.
+    pub fn grid(&self) -> Option<Grid> {
+        let cells = self.cells()?;
+        self.pool.gpu.bind().ok()?;
+        self.written().synchronize().ok()?;
+        cells.as_slice().ok()?.try_into().ok()
+    }
+
+    fn cells(&self) -> Option<&PinnedHostSlice<u8>> {
+        let size = self.layout.geometry.size;
+        let large = size.width as usize >= still::LEAST.0 && size.height as usize >= still::LEAST.1;
+        self.block().grid.as_ref().filter(|_| large)
+    }
+
     /// The whole of it in host memory, for tests and for what the GPU cannot do. Waits.
     ///
     /// # Errors
@@ -416,7 +474,7 @@ impl Surface {
         self.pool.gpu.traffic.sent(bytes.len());
         // The last part may still be on its way (CUDA driver API, "API synchronization behavior").
         let stream = self.pool.gpu.context.default_stream();
-        self.written().record(&stream).map_err(|e| driver("a picture cannot be uploaded", &e))
+        self.finish(&stream)
     }
 }
 

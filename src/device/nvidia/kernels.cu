@@ -149,30 +149,58 @@ extern "C" __global__ void letterbox_half(const Slot* slots, half* tensor, int w
     letterbox_to(slots, tensor, width, height, interleaved, pad0, pad1, pad2);
 }
 
-// Anchors that can become boxes, of outputs [slot][4 + classes][anchor]: those of which a class reaches the floor, or is not a
-// number. Each goes to `found` as its number and its column of values; `counts` is how many there were, which may be more than `most`.
+// Mean luma of the cells of a grid (a block each), from one sample in 4 × 4, as `grid` in still.rs has it: the same integers.
+extern "C" __global__ void luma_grid(const unsigned char* luma, int pitch, int width, int height, unsigned char* cells) {
+    int columns = gridDim.x, rows = gridDim.y;
+    int left = blockIdx.x * width / columns, right = (blockIdx.x + 1) * width / columns;
+    int top = blockIdx.y * height / rows, bottom = (blockIdx.y + 1) * height / rows;
+    int across = (right - left + 3) / 4, down = (bottom - top + 3) / 4;
+    unsigned int sum = 0;
+    for (int i = threadIdx.x; i < across * down; i += 32)
+        sum += luma[(size_t)(top + i / across * 4) * pitch + left + i % across * 4];
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_down_sync(0xffffffffu, sum, step);
+    if (threadIdx.x == 0) cells[blockIdx.y * columns + blockIdx.x] = sum / (across * down);
+}
+
+// Anchors that can become boxes, as `pick` in picked.rs says: [slot][anchor][value] or [slot][value][anchor], told by the steps. Each that is
+// picked goes to `found` (room for `count` rows of 7 a slot) in an order of chance, and `counts` is how many there are.
 template <typename T>
-static __device__ void sift_from(const T* output, int values, int anchors, float floor, int most, int* counts,
-                                 float* found) {
+static __device__ void pick_from(const T* output, const unsigned char* named, int classes, int first, int count,
+                                 int to_anchor, int to_value, float floor, int* counts, float* found) {
     int a = blockIdx.x * blockDim.x + threadIdx.x;
-    if (a >= anchors) return;
-    const T* column = output + (size_t)blockIdx.y * values * anchors + a;
-    bool reaches = false;
-    for (int c = 4; c < values; c++) reaches |= !(get(column[(size_t)c * anchors]) < floor);
-    if (!reaches) return;
+    if (a >= count) return;
+    const T* at = output + (size_t)blockIdx.y * count * (first + classes) + (size_t)a * to_anchor;
+    float objectness = first == 5 ? get(at[4 * (size_t)to_value]) : 1.0f;
+    if (objectness < floor) return;
+    const float infinity = __int_as_float(0x7f800000);
+    float most = -infinity;
+    int best = 0;
+    bool sound = true;
+    for (int c = 0; c < classes; c++) {
+        if (!named[c]) continue;
+        float value = get(at[(size_t)(first + c) * to_value]);
+        sound &= fabsf(value) < infinity;
+        if (value > most) {
+            most = value;
+            best = c;
+        }
+    }
+    float score = sound ? objectness * most : __int_as_float(0x7fc00000);
+    if (score < floor) return;
     int n = atomicAdd(&counts[blockIdx.y], 1);
-    if (n >= most) return;
-    float* row = found + ((size_t)blockIdx.y * most + n) * (values + 1);
-    row[0] = __int_as_float(a);
-    for (int c = 0; c < values; c++) row[c + 1] = get(column[(size_t)c * anchors]);
+    float* row = found + ((size_t)blockIdx.y * count + n) * 7;
+    row[0] = (float)a;
+    for (int k = 0; k < 4; k++) row[k + 1] = get(at[(size_t)k * to_value]);
+    row[5] = (float)best;
+    row[6] = score;
 }
 
-extern "C" __global__ void sift(const float* output, int values, int anchors, float floor, int most, int* counts,
-                                float* found) {
-    sift_from(output, values, anchors, floor, most, counts, found);
+extern "C" __global__ void pick(const float* output, const unsigned char* named, int classes, int first, int count,
+                                int to_anchor, int to_value, float floor, int* counts, float* found) {
+    pick_from(output, named, classes, first, count, to_anchor, to_value, floor, counts, found);
 }
 
-extern "C" __global__ void sift_half(const half* output, int values, int anchors, float floor, int most, int* counts,
-                                     float* found) {
-    sift_from(output, values, anchors, floor, most, counts, found);
+extern "C" __global__ void pick_half(const half* output, const unsigned char* named, int classes, int first, int count,
+                                     int to_anchor, int to_value, float floor, int* counts, float* found) {
+    pick_from(output, named, classes, first, count, to_anchor, to_value, floor, counts, found);
 }

@@ -6,16 +6,18 @@ use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaFunction, CudaStream, LaunchConfig, PushKernelArg, result};
 use cudarc::nvrtc::{self, CompileError, CompileOptions};
 
-use super::gpu::{self, Gpu, Memory, Surface};
+use super::gpu::{self, Gpu, Layout as Planes, Memory, Surface};
 use crate::device::software::preprocess::{Channel, ChromaSite, PixelFormat, Rect, channels, padding, place};
 use crate::fault::{Fault, Who};
+use crate::flow::detect::{Anchors, PICKED_ROW};
+use crate::flow::still;
 use crate::model::spec::{InputSpec, Layout, Placement};
 
 const SOURCE: &str = include_str!("kernels.cu");
 
 /// Threads in a block of `letterbox`: a warp along a row writes 128 bytes at once.
 const TILE: (u32, u32) = (32, 8);
-/// Threads in a block of `sift`.
+/// Threads in a block of `pick`.
 const ANCHORS: u32 = 256;
 
 /// One picture and its place in the tensor, as `kernels.cu` has it.
@@ -96,29 +98,30 @@ impl Tensor {
 #[derive(Debug)]
 pub struct Kernels {
     letterbox: [CudaFunction; 2],
-    sift: [CudaFunction; 2],
+    pick: [CudaFunction; 2],
+    luma_grid: CudaFunction,
 }
 
-/// What [`Kernels::sift`] reads and writes.
+/// What [`Kernels::pick`] reads and writes.
 #[derive(Clone, Copy, Debug)]
-pub struct Sift {
-    /// Slots × values × anchors.
+pub struct Pick {
+    /// Slots × anchors × values.
     pub output: CUdeviceptr,
     /// It holds 16-bit floats, not 32-bit ones.
     pub half: bool,
     /// How many slots.
     pub slots: usize,
-    /// Values an anchor: 4 and the classes.
-    pub values: usize,
-    /// How many anchors.
-    pub anchors: usize,
-    /// What a class must reach.
+    /// How a slot's anchors lie.
+    pub anchors: Anchors,
+    /// u8, a class: not 0 if it has a name.
+    pub named: CUdeviceptr,
+    /// How many classes.
+    pub classes: usize,
+    /// What a score must reach.
     pub floor: f32,
-    /// Rows that `found` has room for, a slot.
-    pub most: usize,
     /// i32, a value a slot, all 0.
     pub counts: CUdeviceptr,
-    /// f32, slots × most × (1 + values).
+    /// f32, slots × anchors × [`PICKED_ROW`].
     pub found: CUdeviceptr,
 }
 
@@ -152,7 +155,8 @@ impl Kernels {
         let load = |name| module.load_function(name).map_err(failed);
         Ok(Kernels {
             letterbox: [load("letterbox")?, load("letterbox_half")?],
-            sift: [load("sift")?, load("sift_half")?],
+            pick: [load("pick")?, load("pick_half")?],
+            luma_grid: load("luma_grid")?,
         })
     }
 
@@ -228,26 +232,104 @@ impl Kernels {
         Ok((values, places))
     }
 
+    /// Starts to compute the grid that the motion gate compares, of a picture of at least [`still::LEAST`]; `cells` has room for a byte a cell.
+    /// Does not wait.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    ///
+    /// # Safety
+    /// The surface has been or is written on this stream; it and `cells` live until the stream is done.
+    pub unsafe fn luma_grid(
+        &self,
+        stream: &Arc<CudaStream>,
+        surface: &Surface,
+        cells: CUdeviceptr,
+    ) -> Result<(), Fault> {
+        let Planes { geometry, offset, pitch } = surface.layout();
+        let (luma, pitch) = (surface.at() + offset[0] as u64, pitch[0] as i32);
+        let (width, height) = (geometry.size.width as i32, geometry.size.height as i32);
+        let config = LaunchConfig {
+            grid_dim: (still::GRID.0 as u32, still::GRID.1 as u32, 1),
+            block_dim: (32, 1, 1),
+            shared_mem_bytes: 0,
+        };
+        let mut launch = stream.launch_builder(&self.luma_grid);
+        launch.arg(&luma).arg(&pitch).arg(&width).arg(&height).arg(&cells);
+        // SAFETY: the arguments are those of the kernel; it stays inside of what the caller promises.
+        unsafe { launch.launch(config) }.map_err(|e| gpu::driver("motion cannot be looked for", &e))?;
+        Ok(())
+    }
+
     /// Finds the anchors that can become boxes. Does not wait.
     ///
     /// # Errors
     /// When the driver fails.
     ///
     /// # Safety
-    /// The memory is as [`Sift`] says, until the stream is done.
-    pub unsafe fn sift(&self, stream: &Arc<CudaStream>, sift: &Sift) -> Result<(), Fault> {
-        let (values, anchors, most) = (sift.values as i32, sift.anchors as i32, sift.most as i32);
+    /// The memory is as [`Pick`] says, until the stream is done.
+    pub unsafe fn pick(&self, stream: &Arc<CudaStream>, pick: &Pick) -> Result<(), Fault> {
+        let anchors = &pick.anchors;
+        let (count, classes, first) =
+            (anchors.count as i32, pick.classes as i32, anchors.first_class() as i32);
+        let steps = if anchors.by_rows { (anchors.values as i32, 1) } else { (1, count) };
         let config = LaunchConfig {
-            grid_dim: ((sift.anchors as u32).div_ceil(ANCHORS), sift.slots as u32, 1),
+            grid_dim: ((anchors.count as u32).div_ceil(ANCHORS), pick.slots as u32, 1),
             block_dim: (ANCHORS, 1, 1),
             shared_mem_bytes: 0,
         };
-        let mut launch = stream.launch_builder(&self.sift[usize::from(sift.half)]);
-        launch.arg(&sift.output).arg(&values).arg(&anchors).arg(&sift.floor).arg(&most);
-        launch.arg(&sift.counts).arg(&sift.found);
+        let mut launch = stream.launch_builder(&self.pick[usize::from(pick.half)]);
+        launch.arg(&pick.output).arg(&pick.named).arg(&classes).arg(&first).arg(&count);
+        launch.arg(&steps.0).arg(&steps.1).arg(&pick.floor).arg(&pick.counts).arg(&pick.found);
         // SAFETY: the arguments are those of the kernel; it stays inside of what the caller promises.
         unsafe { launch.launch(config) }.map_err(|e| gpu::driver("the boxes cannot be looked for", &e))?;
         Ok(())
+    }
+
+    /// What [`Kernels::pick`] leaves of one frame's tensor, in an order of chance: for whoever wants to look at it. Waits.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn picked(
+        &self,
+        gpu: &Arc<Gpu>,
+        data: &[f32],
+        anchors: Anchors,
+        named: &[bool],
+        floor: f32,
+    ) -> Result<Vec<f32>, Fault> {
+        let failed = |e| gpu::driver("the rows cannot be read", &e);
+        let stream = gpu.stream()?;
+        let output = Memory::new(gpu, size_of_val(data))?;
+        let names = Memory::new(gpu, named.len())?;
+        let counts = Memory::new(gpu, size_of::<i32>())?;
+        let mut rows = vec![0.0f32; anchors.count * PICKED_ROW];
+        let found = Memory::new(gpu, size_of_val(rows.as_slice()))?;
+        let bytes: Vec<u8> = named.iter().map(|named| u8::from(*named)).collect();
+        let pick = Pick {
+            output: output.at(),
+            half: false,
+            slots: 1,
+            anchors,
+            named: names.at(),
+            classes: named.len(),
+            floor,
+            counts: counts.at(),
+            found: found.at(),
+        };
+        let mut count = [0i32];
+        // SAFETY: each of the length of what is copied or computed, and alive until the wait.
+        unsafe {
+            result::memcpy_htod_sync(output.at(), data).map_err(failed)?;
+            result::memcpy_htod_sync(names.at(), &bytes).map_err(failed)?;
+            result::memcpy_htod_sync(counts.at(), &count).map_err(failed)?;
+            self.pick(&stream, &pick)?;
+            stream.synchronize().map_err(failed)?;
+            result::memcpy_dtoh_sync(&mut count, counts.at()).map_err(failed)?;
+            result::memcpy_dtoh_sync(&mut rows, found.at()).map_err(failed)?;
+        }
+        rows.truncate(usize::try_from(count[0]).unwrap_or(0) * PICKED_ROW);
+        Ok(rows)
     }
 }
 

@@ -65,6 +65,8 @@ pub struct Nvidia {
     setup: engine::Setup,
     /// What became of the providers that were asked for before the one that is used.
     refused: String,
+    /// How the engine runs, in words.
+    manner: String,
     stills: Arc<Pool>,
     meter: nvml::Meter,
     /// Cameras whose stream NVDEC does not take.
@@ -140,7 +142,7 @@ impl Nvidia {
                 self.open_engine(1)
             }) {
                 Ok(engine) => {
-                    drop(engine);
+                    self.manner = engine.manner();
                     return Ok(self);
                 }
                 Err(why) => {
@@ -202,6 +204,7 @@ impl Nvidia {
             max_batch,
             setup: engine::Setup::default(),
             refused: String::new(),
+            manner: String::new(),
             by_software: Arc::default(),
         })
     }
@@ -228,8 +231,10 @@ impl Nvidia {
         let (name, decoder) = (&self.gpu.name, self.gpu.describe_decoder());
         let library = self.runtime.library.display();
         let got = self.setup.plan.as_ref().map_or(Provider::Cuda, |plan| plan.provider);
-        let refused = &self.refused;
-        format!("asked for {asked}, got {got}; {refused}{name}; NVDEC: {decoder}; ONNX Runtime at {library}")
+        let (refused, manner) = (&self.refused, &self.manner);
+        format!(
+            "asked for {asked}, got {got} ({manner}); {refused}{name}; NVDEC: {decoder}; ONNX Runtime at {library}"
+        )
     }
 
     fn open_engine(&self, max_batch: usize) -> Result<engine::NvidiaEngine, Fault> {
@@ -270,9 +275,9 @@ impl Device for Nvidia {
         self.open_engine(self.max_batch)
     }
 
-    /// None yet: the motion gate lets everything pass.
-    fn luma_grid(_pixels: &Pixels) -> Option<Grid> {
-        None
+    /// Computed behind the picture's copy, for cameras that have a gate.
+    fn luma_grid(pixels: &Pixels) -> Option<Grid> {
+        pixels.surface().grid()
     }
 
     /// Over the bus, for people who watch; nothing else of a picture is.
@@ -294,13 +299,16 @@ impl Device for Nvidia {
     }
 
     fn open(&self, camera: &config::Camera, sink: Sink<Pixels>) -> Result<source::NvidiaSource, Fault> {
-        let most = most_pictures(camera);
+        let (gpu, most) = (Arc::clone(&self.gpu), most_pictures(camera));
+        let pool = match camera.still_fps {
+            Some(_) => Pool::with_grids(gpu, most, Arc::clone(&self.kernels)),
+            None => Pool::new(gpu, most),
+        };
         let software = self.by_software.lock().unwrap_or_else(PoisonError::into_inner).contains(&camera.name);
         let coded = matches!(camera.source, config::Source::Rtsp(_) | config::Source::File { .. });
         if coded && !software {
-            return source::open(&self.gpu, camera, sink, most, Arc::clone(&self.by_software));
+            return source::open(pool, camera, sink, Arc::clone(&self.by_software));
         }
-        let pool = Pool::new(Arc::clone(&self.gpu), most);
         software::source::open(camera, uploading(pool, sink)).map(source::NvidiaSource::Software)
     }
 

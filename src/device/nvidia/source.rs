@@ -14,7 +14,7 @@ use gstreamer_app as gst_app;
 
 use super::Pixels;
 use super::decoder::{Codec, Decoded, Decoder, Unit};
-use super::gpu::Gpu;
+use super::gpu::Pool;
 use crate::clock::Pts;
 use crate::config;
 use crate::device::software::access_unit::Reader;
@@ -50,15 +50,14 @@ impl crate::device::Source for NvidiaSource {
     }
 }
 
-/// Builds and starts the pipeline of a camera, of which at most `most` pictures are on the GPU at a time.
+/// Builds and starts the pipeline of a camera, whose pictures lie in `pool`.
 ///
 /// # Errors
 /// When GStreamer cannot build it.
 pub fn open(
-    gpu: &Arc<Gpu>,
+    pool: Arc<Pool>,
     camera: &config::Camera,
     sink: Sink<Pixels>,
-    most: usize,
     by_software: Arc<Mutex<HashSet<Arc<str>>>>,
 ) -> Result<NvidiaSource, Fault> {
     let text = if matches!(camera.source, config::Source::File { .. }) { FILE } else { RTSP };
@@ -78,11 +77,10 @@ pub fn open(
         move |why: &Fault| super::fall_back(&by_software, &name, why, &happening)
     });
     let feeder = Feeder {
-        gpu: Arc::clone(gpu),
+        pool,
         camera: Arc::clone(&camera.name),
         sink,
         by_software,
-        most,
         live,
         stream: None,
         segment: None,
@@ -169,11 +167,10 @@ fn link_parser(
 
 /// Takes access units to the decoder, and its pictures to the camera.
 struct Feeder {
-    gpu: Arc<Gpu>,
+    pool: Arc<Pool>,
     camera: Arc<str>,
     sink: Sink<Pixels>,
     by_software: Arc<Mutex<HashSet<Arc<str>>>>,
-    most: usize,
     live: bool,
     stream: Option<Stream>,
     /// From time stamps to the pipeline's time.
@@ -233,7 +230,7 @@ impl Feeder {
         // The decoder sees changes of size by itself.
         let decoder = match self.stream.take() {
             Some(stream) if stream.codec == codec => stream.decoder,
-            _ => Decoder::new(&self.gpu, codec, self.most)?,
+            _ => Decoder::with_pool(Arc::clone(&self.pool), codec)?,
         };
         self.stream = Some(Stream { caps, codec, fps, reader, decoder });
         Ok(())

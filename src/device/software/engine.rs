@@ -120,7 +120,7 @@ impl Engine for SoftwareEngine {
     }
 
     fn outputs(&self) -> Vec<OutputShape> {
-        let shape = |o: &session::TensorInfo| OutputShape { name: o.name.clone(), dims: o.dims.clone() };
+        let shape = |o: &session::TensorInfo| OutputShape::whole(&o.name, &o.dims);
         self.session.outputs().iter().map(shape).collect()
     }
 

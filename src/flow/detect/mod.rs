@@ -7,6 +7,8 @@
 //! 3. *sieve*: the named class with the best score, back through the [`Placement`], clipped to the frame;
 //! 4. *suppress*: `nms`, except for networks that were trained to say each thing once.
 //!
+//! A device may do the first step and the choice of the class itself (`picked`).
+//!
 //! One anchor gives at most one box, that of its best *named* class: a label without a name is a column
 //! that is no class (a background column, the holes in COCO's numbering), and is not read. To ignore
 //! a real class, filter what comes out; otherwise its objects would return under their second-best name.
@@ -16,6 +18,7 @@
 mod fastestdet;
 mod nanodet;
 mod nms;
+mod picked;
 mod query;
 mod scan;
 mod shape;
@@ -33,6 +36,7 @@ use shape::Outputs;
 use sieve::{Candidate, Classes, Sieve};
 
 pub use nms::{MAX_CANDIDATES, MAX_DETECTIONS};
+pub use picked::{Anchors, ROW as PICKED_ROW, pick};
 
 /// One output of the graph: its name, and its dimensions with the batch first. `None` is a free dimension.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +45,15 @@ pub struct OutputShape {
     pub name: String,
     /// Dimensions, the batch included.
     pub dims: Vec<Option<usize>>,
+    /// What the engine gives of it are not these values but, frame by frame, the rows that [`pick`] describes: [N, [`PICKED_ROW`]].
+    pub picked: bool,
+}
+
+impl OutputShape {
+    /// An output that is given as the graph makes it.
+    pub fn whole(name: &str, dims: &[Option<usize>]) -> OutputShape {
+        OutputShape { name: name.to_owned(), dims: dims.to_vec(), picked: false }
+    }
 }
 
 /// What one call of [`Detector::decode`] could not use. All zero on a sound output.
@@ -67,6 +80,8 @@ pub struct Detector {
     floor: f32,
     /// `None`: the network says each thing once.
     nms_iou: Option<f32>,
+    /// Its one output comes as rows that were picked.
+    picked: bool,
     candidates: Vec<Candidate>,
 }
 
@@ -112,6 +127,7 @@ impl Detector {
                 .remedy("labels: one name for each class column of the network, in its order")
         })?;
 
+        let picked = outputs.iter().any(|output| output.picked);
         let mut outputs = Outputs::new(spec, outputs)?;
         let count = classes.count();
         let head = match output.family {
@@ -127,14 +143,22 @@ impl Detector {
             }
         };
         let says_once = matches!(output.family, Family::EndToEnd | Family::Detr);
-        Ok(Detector {
+        let mut detector = Detector {
             head,
             outputs,
             classes,
             floor: output.score_floor,
             nms_iou: (!says_once).then_some(output.nms_iou),
+            picked,
             candidates: Vec::new(),
-        })
+        };
+        if picked {
+            detector.anchors().ok_or_else(|| {
+                Fault::new(Who::Bug, "detect", format!("model {}: its anchors cannot be picked", spec.name))
+            })?;
+            detector.outputs.settle(0, [None, Some(PICKED_ROW)]);
+        }
+        Ok(detector)
     }
 
     /// Appends the boxes of one frame to `out`, best score first: in pixels of the source picture, clipped
@@ -166,6 +190,7 @@ impl Detector {
         };
         let pick = |k: usize| &outputs[self.outputs.index(k)];
         match &self.head {
+            head if self.picked => picked::decode(head, &self.classes, pick(0), &mut sieve),
             Head::Ssd(head) => head.decode(pick(0), pick(1), &mut sieve),
             Head::NanoDet(head) => head.decode(pick, &mut sieve),
             Head::Yolox(head) => head.decode(pick(0), &mut sieve),

@@ -50,7 +50,7 @@ impl Outputs {
         let wanted = order
             .into_iter()
             .map(|index| {
-                let OutputShape { name, dims } = &outputs[index];
+                let OutputShape { name, dims, .. } = &outputs[index];
                 let dims = dims.get(1..).unwrap_or_default().to_vec();
                 Wanted { name: name.clone(), index, dims }
             })
@@ -82,6 +82,11 @@ impl Outputs {
     /// Settles the shape of output `k`: from now on [`Outputs::fit`] demands it.
     pub fn settle<const D: usize>(&mut self, k: usize, dims: [Option<usize>; D]) {
         self.wanted[k].dims = dims.to_vec();
+    }
+
+    /// The graph has this one output.
+    pub fn is_alone(&self) -> bool {
+        self.total == 1 && self.wanted.len() == 1
     }
 
     /// The family reads `needs` outputs, for example "2 outputs: scores, boxes".

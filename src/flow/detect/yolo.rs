@@ -27,6 +27,20 @@ pub(super) struct Level {
     pub cells: usize,
 }
 
+impl Level {
+    /// Corners of the box of a cell's anchor, of YOLOX's four values.
+    #[inline]
+    pub fn corners(&self, cell: usize, row: &[f32]) -> [f32; 4] {
+        let (column, line, stride) = (cell % self.columns, cell / self.columns, self.stride as f32);
+        corners(
+            (row[0] + column as f32) * stride,
+            (row[1] + line as f32) * stride,
+            row[2].exp() * stride + taint(&row[2..4]),
+            row[3].exp() * stride,
+        )
+    }
+}
+
 /// The grids of `strides` over an input. Sizes that a stride does not divide are rounded up, as a padded
 /// convolution does.
 pub(super) fn levels(input: Size, strides: &[usize]) -> Vec<Level> {
@@ -69,20 +83,15 @@ impl Yolox {
         Ok(Yolox { width, levels })
     }
 
+    pub fn levels(&self) -> &[Level] {
+        &self.levels
+    }
+
     pub fn decode(&self, tensor: &TensorView<'_>, sieve: &mut Sieve<'_>) {
         let mut first = 0;
         for level in &self.levels {
-            let stride = level.stride as f32;
             let part = &tensor.data[first * self.width..][..level.cells * self.width];
-            objects(part, self.width, first, sieve, |i, row| {
-                let (column, line) = ((i - first) % level.columns, (i - first) / level.columns);
-                corners(
-                    (row[0] + column as f32) * stride,
-                    (row[1] + line as f32) * stride,
-                    row[2].exp() * stride + taint(&row[2..4]),
-                    row[3].exp() * stride,
-                )
-            });
+            objects(part, self.width, first, sieve, |i, row| level.corners(i - first, row));
             first += level.cells;
         }
     }
@@ -153,6 +162,10 @@ impl Yolov8 {
             _ => return Err(outputs.unfit(0, &wanted())),
         };
         Ok(Yolov8 { width, by_rows })
+    }
+
+    pub fn by_rows(&self) -> bool {
+        self.by_rows
     }
 
     pub fn decode(&self, tensor: &TensorView<'_>, sieve: &mut Sieve<'_>) {

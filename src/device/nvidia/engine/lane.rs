@@ -8,13 +8,14 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::{DynTensor, TensorElementType};
 
+use super::carry::{Carried, Carry, Fixed};
 use super::session::{engine_fault, is_half};
-use super::sieve::{Outputs, Shape, Sieve};
+use super::sieve::{Shape, Sieve, Sifted};
 use crate::device::nvidia::gpu::{self, Gpu, Memory, Surface};
 use crate::device::nvidia::kernels::{Kernels, SLOT_BYTES, Slot, Tensor};
 use crate::device::software::session::{Output, TensorInfo};
 use crate::fault::{Fault, Who};
-use crate::model::spec::{InputSpec, ModelSpec};
+use crate::model::spec::{InputSpec, ModelSpec, TensorView};
 
 /// A picture of a batch. Held until the GPU has read it.
 pub(super) struct Loaded {
@@ -28,25 +29,48 @@ struct Rung {
     binding: IoBinding,
     options: RunOptions,
     input: Tensor,
-    /// Of the one output that is sifted.
-    output: Option<CUdeviceptr>,
+    /// Where the outputs lie, unless ONNX Runtime brings them to the host itself.
+    outputs: Vec<CUdeviceptr>,
     /// Keep the memory alive.
     _tensors: Vec<DynTensor>,
+}
+
+/// How the outputs leave the GPU.
+#[derive(Clone, Debug)]
+pub(super) enum Way {
+    /// Only what can become a box.
+    Sift(Shape),
+    /// Whole, copied behind the run.
+    Carry(Vec<Fixed>),
+    /// Whole, by ONNX Runtime, which waits for them: outputs whose size depends on what is seen, or of integers.
+    Fetch,
+}
+
+impl Way {
+    /// A run is done when the GPU is, and nobody needs to wait for it on the host.
+    pub fn goes_on(&self) -> bool {
+        !matches!(self, Way::Fetch)
+    }
+}
+
+/// The same, with the memory for it.
+enum Exit {
+    Sift(Sieve, bool),
+    Carry(Carry),
+    Fetch(Option<Vec<Output>>),
 }
 
 /// What one batch in flight has for itself.
 pub(super) struct Lane {
     rungs: Vec<Rung>,
-    /// Where only what can become a box leaves the GPU.
-    sieve: Option<(Shape, Sieve)>,
+    exit: Exit,
     /// The slots' descriptions, on the GPU and on their way there.
     described: Memory,
     description: PinnedHostSlice<u8>,
     /// The pictures of the batch.
     pub loaded: Vec<Loaded>,
-    /// What is there when the batch is done: where it lies, and how many slots of it, or the outputs themselves.
-    sifting: Option<(CUdeviceptr, usize)>,
-    whole: Option<Vec<Output>>,
+    /// How many slots of the results are of this batch.
+    count: usize,
     /// The pictures are in the tensor.
     pub prepared: CudaEvent,
     /// The network has run.
@@ -57,7 +81,7 @@ pub(super) struct Lane {
 
 impl Lane {
     /// For batches of up to `largest`.
-    pub fn new(gpu: &Arc<Gpu>, sieve: Option<Shape>, largest: usize) -> Result<Lane, Fault> {
+    pub fn new(gpu: &Arc<Gpu>, way: &Way, largest: usize) -> Result<Lane, Fault> {
         let failed = |e| gpu::driver("no memory for a batch", &e);
         let event = |flags| gpu.context.new_event(flags).map_err(failed);
         // SAFETY: plain bytes, written before they are read.
@@ -66,21 +90,19 @@ impl Lane {
         };
         Ok(Lane {
             rungs: Vec::new(),
-            sieve: sieve.map(|shape| Sieve::new(gpu, shape, largest).map(|s| (shape, s))).transpose()?,
+            exit: match way {
+                Way::Sift(shape) => Exit::Sift(Sieve::new(gpu, shape.clone(), largest)?, shape.half),
+                Way::Carry(outputs) => Exit::Carry(Carry::new(gpu, outputs, largest)?),
+                Way::Fetch => Exit::Fetch(None),
+            },
             described: Memory::new(gpu, largest * SLOT_BYTES)?,
             description: description.map_err(failed)?,
             loaded: Vec::new(),
-            sifting: None,
-            whole: None,
+            count: 0,
             prepared: event(None)?,
             ran: event(None)?,
             done: Arc::new(event(Some(sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC))?),
         })
-    }
-
-    /// Does only what can become a box leave the GPU?
-    pub fn sifts(&self) -> bool {
-        self.sieve.is_some()
     }
 
     /// The largest rung that is made, in frames.
@@ -123,31 +145,40 @@ impl Lane {
         let mut binding = session.create_binding().map_err(bad)?;
         binding.bind_input(spec.input.name.as_str(), &input).map_err(bad)?;
         let mut tensors = vec![input];
-        let mut sifted = None;
+        let mut lie = Vec::new();
         let mut options = RunOptions::new().map_err(bad)?;
-        if let Some((shape, _)) = &self.sieve {
-            let mut output = tensor(shape.half, &[frames, shape.values, shape.anchors])?;
-            sifted = Some(output.data_ptr_mut() as CUdeviceptr);
-            binding.bind_output(outputs[0].name.as_str(), &mut output).map_err(bad)?;
-            tensors.push(output);
-            // A recorded run returns when it has started; who needs its end waits for an event. One that is not recorded has parts on the CPU,
-            // for which ONNX Runtime keeps pinned memory until somebody waits for the device. If nobody does, that grows, and is given back by a
-            // callback of CUDA when the session goes, in which freeing it is "not permitted": that ends the process (seen on an H100).
-            if record.is_some() {
-                options.disable_device_sync().map_err(bad)?;
-            }
-        } else {
+        let kinds: Vec<bool> = match &self.exit {
+            Exit::Sift(_, half) => vec![*half],
+            Exit::Carry(carry) => carry.outputs().map(|output| output.half).collect(),
+            Exit::Fetch(_) => Vec::new(),
+        };
+        for (output, half) in outputs.iter().zip(&kinds) {
+            let dims: Vec<usize> = std::iter::once(Some(frames))
+                .chain(output.dims.iter().skip(1).copied())
+                .collect::<Option<_>>()
+                .ok_or_else(|| Fault::new(Who::Bug, "engine", "an output of no size is bound"))?;
+            let mut made = tensor(*half, &dims)?;
+            lie.push(made.data_ptr_mut() as CUdeviceptr);
+            binding.bind_output(output.name.as_str(), &mut made).map_err(bad)?;
+            tensors.push(made);
+        }
+        if kinds.is_empty() {
             let host =
                 MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
                     .map_err(bad)?;
             for output in outputs {
                 binding.bind_output_to_device(output.name.as_str(), &host).map_err(bad)?;
             }
+        } else if record.is_some() {
+            // A recorded run returns when it has started; who needs its end waits for an event. One that is not recorded has parts on the CPU,
+            // for which ONNX Runtime keeps pinned memory until somebody waits for the device. If nobody does, that grows, and is given back by a
+            // callback of CUDA when the session goes, in which freeing it is "not permitted": that ends the process (seen on an H100).
+            options.disable_device_sync().map_err(bad)?;
         }
         if let Some(record) = record {
             options.set("gpu_graph_id", record.to_string()).map_err(bad)?;
         }
-        self.rungs.push(Rung { frames, binding, options, input: at, output: sifted, _tensors: tensors });
+        self.rungs.push(Rung { frames, binding, options, input: at, outputs: lie, _tensors: tensors });
         Ok(self.rungs.len() - 1)
     }
 
@@ -180,7 +211,7 @@ impl Lane {
         }
     }
 
-    /// Runs the network; where it is sifted, only starts it.
+    /// Runs the network; where its outputs stay on the GPU, it may only be started.
     pub fn infer(
         &mut self,
         rung: usize,
@@ -192,9 +223,7 @@ impl Lane {
         let Rung { binding, options, .. } = &self.rungs[rung];
         let mut results =
             session.run_binding_with_options(binding, options).map_err(|e| engine_fault(name, &e))?;
-        if self.sifts() {
-            return Ok(());
-        }
+        let Exit::Fetch(fetched) = &mut self.exit else { return Ok(()) };
         let mut tensors = Vec::with_capacity(outputs.len());
         for info in outputs {
             let value = results.remove(&info.name).ok_or_else(|| {
@@ -205,32 +234,65 @@ impl Lane {
             self.described.gpu().traffic.fetched(output.bytes());
             tensors.push(output);
         }
-        self.whole = Some(tensors);
+        *fetched = Some(tensors);
         Ok(())
     }
 
-    /// Starts the search for boxes.
-    pub fn sift(
+    /// Starts what brings the results of the first `count` slots to the host.
+    pub fn bring(
         &mut self,
         rung: usize,
         count: usize,
         kernels: &Kernels,
         stream: &Arc<CudaStream>,
     ) -> Result<(), Fault> {
-        self.sifting = None;
-        if let (Some((_, sieve)), Some(output)) = (&mut self.sieve, self.rungs[rung].output) {
-            sieve.start(kernels, stream, output, count)?;
-            self.sifting = Some((output, count));
+        self.count = count;
+        let from = &self.rungs[rung].outputs;
+        match &mut self.exit {
+            Exit::Sift(sieve, _) => sieve.start(kernels, stream, from[0], count),
+            Exit::Carry(carry) => carry.start(stream, from, count),
+            Exit::Fetch(_) => Ok(()),
         }
-        Ok(())
     }
 
     /// The results of the batch, when `done` has been reached.
     pub fn results(&mut self) -> Result<Outputs, Fault> {
-        if let (Some((_, sieve)), Some((output, count))) = (&self.sieve, self.sifting.take()) {
-            return sieve.read(output, count);
+        match &mut self.exit {
+            Exit::Sift(sieve, _) => sieve.read(self.count).map(Outputs::Sifted),
+            Exit::Carry(carry) => carry.read(self.count).map(Outputs::Carried),
+            Exit::Fetch(fetched) => fetched
+                .take()
+                .map(Outputs::Fetched)
+                .ok_or_else(|| Fault::new(Who::Bug, "engine", "a batch has no results")),
         }
-        let whole = self.whole.take();
-        whole.map(Outputs::Whole).ok_or_else(|| Fault::new(Who::Bug, "engine", "a batch has no results"))
+    }
+}
+
+/// The results of one run.
+#[derive(Debug)]
+pub enum Outputs {
+    /// Every output, as ONNX Runtime left it.
+    Fetched(Vec<Output>),
+    /// Every output, whole.
+    Carried(Vec<Carried>),
+    /// The one output's anchors that can become boxes, by slot.
+    Sifted(Vec<Sifted>),
+}
+
+impl crate::device::Outputs for Outputs {
+    fn count(&self) -> usize {
+        match self {
+            Outputs::Fetched(outputs) => outputs.len(),
+            Outputs::Carried(outputs) => outputs.len(),
+            Outputs::Sifted(_) => 1,
+        }
+    }
+
+    fn view(&self, index: usize, slot: usize) -> TensorView<'_> {
+        match self {
+            Outputs::Fetched(outputs) => outputs[index].view(slot),
+            Outputs::Carried(outputs) => outputs[index].view(slot),
+            Outputs::Sifted(slots) => slots[slot].view(),
+        }
     }
 }

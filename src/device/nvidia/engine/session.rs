@@ -8,11 +8,15 @@ use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
+use super::carry::fixed;
+use super::lane::Way;
+use super::sieve::Shape;
 use super::tensorrt::Plan;
 use crate::config::Provider;
 use crate::device::software::session::{Runtime, TensorInfo, first_line};
 use crate::fault::{Fault, Who};
-use crate::model::spec::{Family, ModelSpec};
+use crate::flow::detect::{Detector, OutputShape};
+use crate::model::spec::ModelSpec;
 
 /// How the CUDA provider is set up. The default is what is fastest where it was measured.
 #[derive(Clone, Copy, Debug)]
@@ -57,16 +61,20 @@ pub struct Setup {
     pub plan: Option<Arc<Plan>>,
 }
 
-/// Opens the model for batches of `frames`: only TensorRT needs to know.
+/// Opens the model for batches of `frames`, which only TensorRT needs to know; `fixed`: what symbols of the graph stand for, for CUDA.
 pub(super) fn open_session(
     runtime: &Runtime,
-    name: &str,
+    spec: &ModelSpec,
     bytes: &[u8],
     stream: &Arc<CudaStream>,
     setup: &Setup,
+    fixed: &[(String, i64)],
     frames: usize,
 ) -> Result<ort::session::Session, Fault> {
-    let Some(plan) = &setup.plan else { return open_cuda(runtime, name, bytes, stream, setup.tuning) };
+    let name = &spec.name;
+    let Some(plan) = &setup.plan else {
+        return open_cuda(runtime, name, bytes, fixed, stream, setup.tuning);
+    };
     let bad = |e: &dyn std::fmt::Display| {
         let why = first_line(&e.to_string()).to_owned();
         let message = format!("model {name}: {} cannot be used: {why}", plan.provider);
@@ -110,6 +118,7 @@ fn open_cuda(
     runtime: &Runtime,
     name: &str,
     bytes: &[u8],
+    fixed: &[(String, i64)],
     stream: &Arc<CudaStream>,
     tuning: Tuning,
 ) -> Result<ort::session::Session, Fault> {
@@ -133,29 +142,32 @@ fn open_cuda(
         .with_tf32(tuning.tf32);
     // SAFETY: the engine drops its stream after the session.
     let cuda = unsafe { cuda.with_compute_stream(stream.cu_stream().cast()) };
-    ort::session::Session::builder(runtime.environment())
+    let mut builder = ort::session::Session::builder(runtime.environment())
         .map_err(|e| bad(&e))?
         .with_optimization_level(GraphOptimizationLevel::All)
         .map_err(|e| bad(&e))?
         .with_intra_threads(1)
         .map_err(|e| bad(&e))?
         .with_execution_providers([cuda.build().error_on_failure()])
-        .map_err(|e| bad(&e))?
-        .commit_from_memory(bytes)
-        .map_err(|e| bad(&e))
+        .map_err(|e| bad(&e))?;
+    for (symbol, size) in fixed {
+        builder = builder.with_dimension_override(symbol, *size).map_err(|e| bad(&e))?;
+    }
+    builder.commit_from_memory(bytes).map_err(|e| bad(&e))
 }
 
-/// Values an anchor and anchors of the one output, if it is of a kind that the GPU can sift: [batch, 4 + classes, anchors].
-pub(super) fn sifted(spec: &ModelSpec, outputs: &[TensorInfo]) -> Option<(usize, usize)> {
-    let [output] = outputs else { return None };
-    let named = spec.output.names.is_empty() || spec.output.names == [output.name.as_str()];
-    match output.dims[..] {
-        [_, Some(values), Some(anchors)]
-            if spec.output.family == Family::Yolov8 && values == 4 + spec.labels.len() && named =>
-        {
-            Some((values, anchors))
+/// How the outputs leave the GPU: as little of them as can be.
+pub(super) fn way(spec: &ModelSpec, outlets: &[Outlet]) -> Way {
+    let shapes: Vec<OutputShape> =
+        signature(outlets).iter().map(|o| OutputShape::whole(&o.name, &o.dims)).collect();
+    let Some(outputs) = fixed(outlets) else { return Way::Fetch };
+    // A graph that does not fit its manifest is told elsewhere, with all its words.
+    let detector = Detector::new(spec, &shapes).ok();
+    match detector.and_then(|detector| Some((detector.anchors()?, detector.named()))) {
+        Some((anchors, named)) => {
+            Way::Sift(Shape { anchors, named, floor: spec.output.score_floor, half: outputs[0].half })
         }
-        _ => None,
+        None => Way::Carry(outputs),
     }
 }
 

@@ -108,10 +108,8 @@ fn spec(family: Family, labels: &[&str]) -> ModelSpec {
 }
 
 fn shape(name: &str, dims: &[usize]) -> OutputShape {
-    OutputShape {
-        name: name.into(),
-        dims: std::iter::once(None).chain(dims.iter().copied().map(Some)).collect(),
-    }
+    let dims: Vec<Option<usize>> = std::iter::once(None).chain(dims.iter().copied().map(Some)).collect();
+    OutputShape::whole(name, &dims)
 }
 
 /// A network's answer, written by hand.

@@ -61,6 +61,35 @@ proptest! {
         }
     }
 
+    /// Rows that a device picked give the boxes and the report that the whole tensor gives, unsound values and a class without a name included.
+    #[test]
+    fn what_is_picked_says_what_the_whole_says(
+        kind in prop::sample::select(&[Kind::Yolox, Kind::Yolov8Columns, Kind::Yolov8Rows, Kind::Yolov5][..]),
+        objects in crowd(),
+        unsound in prop::collection::vec((0usize..10_000, prop::sample::select(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY][..])), 0..6),
+        labels in prop::sample::select(&[["a", "b", "c"], ["a", "", "c"]][..]),
+        (place, frame) in placement(),
+    ) {
+        let mut answer = answer(kind, &objects);
+        // Among the values that are not 0: there they can matter.
+        let data = &mut answer.tensors[0].1;
+        let used: Vec<usize> = (0..data.len()).filter(|at| data[*at] != 0.0).collect();
+        for (at, value) in unsound.into_iter().filter(|_| !used.is_empty()) {
+            data[used[at % used.len()]] = value;
+        }
+        let mut whole = answer.detector(&labels);
+        let (anchors, named) = (whole.anchors().expect("a family that can be picked"), whole.named());
+        let (dims, data) = &answer.tensors[0];
+        let dims: Vec<Option<usize>> = std::iter::once(None).chain(dims.iter().copied().map(Some)).collect();
+        let shape = OutputShape { picked: true, ..OutputShape::whole("out0", &dims) };
+        let mut picked = Detector::new(&spec(kind.family(), &labels), &[shape]).expect("the same network");
+        let rows = pick(data, &anchors, &named, 0.1);
+        let view = TensorView { shape: &[rows.len() / PICKED_ROW, PICKED_ROW], data: &rows };
+        let mut boxes = Vec::new();
+        let report = picked.decode(&[view], &place, frame, &mut boxes);
+        prop_assert_eq!((boxes, report), answer.decode(&mut whole, &place, frame));
+    }
+
     /// Suppression takes nothing that does not overlap: whatever is gone overlaps a better one of its class.
     #[test]
     fn what_is_suppressed_was_seen_already(objects in crowd()) {

@@ -192,7 +192,7 @@ fn scores_without_boxes_are_not_read() {
         let mut answer = Answer::empty(kind);
         let shapes = ["out0", "out1"].map(|name| {
             let width = if name == "out0" { CLASSES } else { 4 };
-            OutputShape { name: name.into(), dims: vec![None, None, Some(width)] }
+            OutputShape::whole(name, &[None, None, Some(width)])
         });
         let mut detector = Detector::new(&spec(kind.family(), &["a", "b", "c"]), &shapes).expect("free");
         answer.put(1, 0.8, [40.0, 40.0, 90.0, 90.0]);
