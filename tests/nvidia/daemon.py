@@ -3,7 +3,7 @@
     python3 tests/nvidia/daemon.py load CAMERAS     that many 1080p30 cameras: latency, losses, CPU
     python3 tests/nvidia/daemon.py cpu CAMERAS      with EXECUTION='"cpu"': the engine's threads and the decoders'
     python3 tests/nvidia/daemon.py works            events, snapshots, a still, streams that NVDEC does not take
-    python3 tests/nvidia/daemon.py churn ROUNDS     20 cameras come and go by a reload, so many times: memory of the process and of the GPU
+    python3 tests/nvidia/daemon.py churn ROUNDS [N] N cameras (20) come and go by a reload, so many times: memory of the process and of the GPU
     python3 tests/nvidia/daemon.py lanes CAMERAS    so many cameras on two GPUs, of which the engine of one is ended
 
 GPUS=[0] or another list is `[infer] gpus` of the daemon. `lanes` runs MORTAL, the example mortal-weir beside weir.
@@ -459,7 +459,7 @@ if __name__ == "__main__":
         for number in sys.argv[2:]:
             load(int(number))
     elif sys.argv[1] == "churn":
-        sys.exit(0 if churn(int(sys.argv[2])) else 1)
+        sys.exit(0 if churn(*map(int, sys.argv[2:4])) else 1)
     elif sys.argv[1] == "lanes":
         sys.exit(0 if lanes(int(sys.argv[2])) else 1)
     else:

@@ -67,11 +67,12 @@ pub fn open(
         .by_name("units")
         .and_then(|e| e.downcast::<gst_app::AppSink>().ok())
         .ok_or_else(|| software::broken(&camera.name, "its pipeline has no appsink named `units`"))?;
-    let parse = pipeline
-        .by_name("parse")
-        .ok_or_else(|| software::broken(&camera.name, "its pipeline has no element named `parse`"))?;
+    // Of a file, what takes its streams apart; of a camera, what has taken them apart.
+    let streams = pipeline.by_name("parse").or_else(|| pipeline.by_name("source")).ok_or_else(|| {
+        software::broken(&camera.name, "its pipeline has no element named `parse` or `source`")
+    })?;
     software::watch_bus(pipeline, sink.happening.clone());
-    link_parser(pipeline, &parse, &units, {
+    link_parser(pipeline, &streams, &units, {
         let (name, happening) = (Arc::clone(&camera.name), sink.happening.clone());
         let by_software = Arc::clone(&by_software);
         move |why: &Fault| super::fall_back(&by_software, &name, why, &happening)
@@ -112,18 +113,41 @@ fn codec_of(media: &str) -> Option<Codec> {
     })
 }
 
-/// Puts the parser for the stream's codec between `parse` and `units` when it is known which that is.
+/// The codec of an RTP stream, and what takes it out of its packets (RFC 6184, 7798, 9628, and AV1's own).
+fn depayloader_of(encoding: &str) -> Option<(&'static str, &'static str)> {
+    Some(match encoding {
+        "H264" => ("video/x-h264", "rtph264depay"),
+        "H265" => ("video/x-h265", "rtph265depay"),
+        "VP9" => ("video/x-vp9", "rtpvp9depay"),
+        "AV1" => ("video/x-av1", "rtpav1depay"),
+        _ => return None,
+    })
+}
+
+/// Puts what the stream's codec needs between `streams` and `units` when it is known which that is.
 fn link_parser(
     pipeline: &gst::Pipeline,
-    parse: &gst::Element,
+    streams: &gst::Element,
     units: &gst_app::AppSink,
     unsupported: impl Fn(&Fault) + Send + Sync + 'static,
 ) {
     let (pipeline, units) = (pipeline.downgrade(), units.downgrade());
-    parse.connect_pad_added(move |_, pad| {
+    streams.connect_pad_added(move |_, pad| {
         let (Some(pipeline), Some(units)) = (pipeline.upgrade(), units.upgrade()) else { return };
         let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-        let Some(media) = caps.structure(0).map(|s| s.name().to_string()) else { return };
+        let Some(structure) = caps.structure(0) else { return };
+        let (media, depayloader) = if structure.name() == "application/x-rtp" {
+            if structure.get::<&str>("media").ok() != Some("video") {
+                return;
+            }
+            let encoding = structure.get::<&str>("encoding-name").unwrap_or_default();
+            match depayloader_of(encoding) {
+                Some((media, depayloader)) => (media.to_owned(), Some(depayloader)),
+                None => (format!("video/{encoding}"), None),
+            }
+        } else {
+            (structure.name().to_string(), None)
+        };
         let sink = units.static_pad("sink").filter(|sink| !sink.is_linked());
         if !(media.starts_with("video/") || media.starts_with("image/")) {
             return;
@@ -150,16 +174,24 @@ fn link_parser(
                 .property("caps", wanted.parse::<gst::Caps>().ok()?)
                 .build()
                 .ok()?;
-            pipeline.add_many([&parser, &filter]).ok()?;
-            parser.link(&filter).ok()?;
-            filter.static_pad("src")?.link(&sink).ok()?;
-            filter.sync_state_with_parent().ok()?;
-            parser.sync_state_with_parent().ok()?;
-            pad.link(&parser.static_pad("sink")?).ok()?;
+            let mut chain = vec![parser, filter];
+            if let Some(depayloader) = depayloader {
+                chain.insert(0, gst::ElementFactory::make(depayloader).build().ok()?);
+            }
+            pipeline.add_many(&chain).ok()?;
+            gst::Element::link_many(&chain).ok()?;
+            chain.last()?.static_pad("src")?.link(&sink).ok()?;
+            // From the last to the first: nothing comes before somebody takes it.
+            for element in chain.iter().rev() {
+                element.sync_state_with_parent().ok()?;
+            }
+            pad.link(&chain[0].static_pad("sink")?).ok()?;
             Some(())
         };
         if linked().is_none() {
-            let message = format!("GStreamer cannot put {parser} behind its stream");
+            let names =
+                depayloader.map_or(parser.to_owned(), |depayloader| format!("{depayloader} and {parser}"));
+            let message = format!("GStreamer cannot put {names} behind its stream");
             unsupported(&Fault::new(Who::Device, "unsupported", message).retry(Retry::Soon));
         }
     });
@@ -281,5 +313,57 @@ impl Feeder {
             let _ = self.sink.happening.try_send(Happening::Failed(fault.clone()));
         }
         gst::FlowError::Error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// From a camera's RTP packets to access units: each is there as soon as its last packet is, and does not wait for the next one.
+    #[test]
+    fn an_access_unit_does_not_wait_for_the_next_one() {
+        gst::init().expect("GStreamer is installed");
+        for (encoder, pay, encoding, caps) in [
+            ("x264enc tune=zerolatency", "rtph264pay", "H264", "video/x-h264"),
+            ("x265enc tune=zerolatency", "rtph265pay", "H265", "video/x-h265"),
+            ("vp9enc deadline=1 lag-in-frames=0", "rtpvp9pay", "VP9", "video/x-vp9"),
+        ] {
+            let pipeline = gst::parse::launch("appsink name=units sync=false").expect("an element");
+            let pipeline = pipeline.downcast::<gst::Pipeline>().unwrap_or_else(|element| {
+                let pipeline = gst::Pipeline::new();
+                pipeline.add(&element).expect("it is new");
+                pipeline
+            });
+            // What rtspsrc is for: a bin that gets a pad when it knows its streams.
+            let text = format!(
+                "appsrc name=in format=time caps=video/x-raw,format=I420,width=64,height=64,framerate=10/1 ! {encoder} ! {pay} \
+                 ! capsfilter name=out caps=application/x-rtp,media=video,encoding-name={encoding}"
+            );
+            let camera = gst::parse::bin_from_description(&text, false).expect("the encoders are installed");
+            pipeline.add(&camera).expect("it is new");
+            let units = pipeline.by_name("units").and_downcast::<gst_app::AppSink>().expect("it is one");
+            link_parser(&pipeline, camera.upcast_ref(), &units, |why| panic!("{why}"));
+            pipeline.set_state(gst::State::Playing).expect("it plays");
+            let pay = camera.by_name("out").and_then(|out| out.static_pad("src")).expect("it has a pad");
+            let pad = gst::GhostPad::with_target(&pay).expect("it is free");
+            pad.set_active(true).expect("it is new");
+            camera.add_pad(&pad).expect("it is new");
+            let source = camera.by_name("in").and_downcast::<gst_app::AppSrc>().expect("it is one");
+            for n in 0..3 {
+                let mut buffer = gst::Buffer::from_mut_slice(vec![n * 80; 64 * 64 * 3 / 2]);
+                let at = gst::ClockTime::from_mseconds(100 * u64::from(n));
+                buffer.get_mut().expect("it is new").set_pts(at);
+                source.push_buffer(buffer).expect("it runs");
+                // No picture follows yet.
+                let patience = gst::ClockTime::try_from(Duration::from_secs(20)).expect("it is short");
+                let sample =
+                    units.try_pull_sample(patience).unwrap_or_else(|| panic!("{encoder}: picture {n} waits"));
+                assert_eq!(sample.caps().and_then(|c| c.structure(0)).map(|s| s.name().as_str()), Some(caps));
+            }
+            pipeline.set_state(gst::State::Null).expect("it stops");
+        }
     }
 }
