@@ -270,7 +270,7 @@ export interface Gpu {
    */
   fault?: string | null;
   /**
-   * Bytes that it has brought back: boxes, and pictures that somebody looks at.
+   * Bytes that it has brought back: boxes or whole outputs, and pictures that somebody looks at.
    */
   from_device_bytes: number;
   /**
@@ -746,7 +746,7 @@ export interface Admission {
    */
   memory_available_mb: number | null;
   /**
-   * Part of the GPU's video decoders that is in use, 0..=1; null: none is used, or it does not say.
+   * Part of the GPU's video decoders that is in use, 0..=1; null: none of our streams is decoded there, or it does not say.
    */
   nvdec_load: number | null;
   /**

@@ -26,6 +26,8 @@ const EVERY: Duration = Duration::from_secs(5);
 const HYSTERESIS: f64 = 0.05;
 /// How much one look moves the cost of decoding: rates and CPU time are not of the very same moments.
 const FRESH: f64 = 0.3;
+/// A GPU says how busy its decoders are in whole percent, and a little as 1: what a pixel costs is learnt from this part on.
+const TELLING: f64 = 0.1;
 /// Cameras that a log line names.
 const NAMED: usize = 8;
 
@@ -33,10 +35,10 @@ const NAMED: usize = 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Standing {
-    /// ρ ≤ 0.7: each gets all it asks for, in time.
+    /// ρ, and the part of a GPU's video decoders in use, ≤ 0.7: each gets all it asks for, in time.
     #[default]
     Fits,
-    /// ρ ≤ 1: each gets all, but queues are long and the p95 target may be missed.
+    /// Both ≤ 1: each gets all, but queues are long and the p95 target may be missed.
     Tight,
     /// ρ > 1: frames are lost, evenly by class and weight.
     Degraded,
@@ -108,6 +110,13 @@ pub struct State {
     pub standing: Standing,
     /// Frames a second that the engine has for each camera, by [`CameraId`]; of one engine of several it is empty.
     pub fair: Vec<f64>,
+}
+
+impl State {
+    /// What its standing goes by.
+    fn level(&self) -> f64 {
+        self.rho.max(self.load.nvdec)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -232,7 +241,9 @@ impl Admission {
                 continue;
             };
             let report = lane.accelerator.report();
-            let busy = report.as_ref().and_then(|report| report.decoder_utilization_ratio);
+            // Where none of our streams is decoded there, it is other programs' affair.
+            let busy = report.as_ref().filter(|report| report.decoders > 0);
+            let busy = busy.and_then(|report| report.decoder_utilization_ratio);
             if let Some(cost) = report.as_ref().and_then(|report| on_lane[number].nvdec_cost(report)) {
                 let fresh = inner.nvdec[number].map_or(cost, |old| old + FRESH * (cost - old));
                 inner.nvdec[number] = Some(fresh);
@@ -270,7 +281,7 @@ impl Admission {
             inner.lanes[number] = Some(state);
         }
         let living = || inner.lanes.iter().flatten();
-        let Some(worst) = living().max_by(|a, b| a.rho.total_cmp(&b.rho)) else { return };
+        let Some(worst) = living().max_by(|a, b| a.level().total_cmp(&b.level())) else { return };
         let standing_now = living().map(|state| state.standing).max_by_key(|s| *s as u8).unwrap_or_default();
         let capacity = living().map(|state| state.capacity).sum();
         let state = State { capacity, standing: standing_now, fair, ..worst.clone() };
@@ -319,7 +330,7 @@ impl Arriving {
     /// Seconds of all of the GPU's video decoders for a pixel. Cameras whose stream they do not take have none: of the pixels their mean part is
     /// left out. What other programs decode there counts as ours, on the careful side.
     fn nvdec_cost(&self, report: &Report) -> Option<f64> {
-        let busy = report.decoder_utilization_ratio.filter(|busy| *busy > 0.0)?;
+        let busy = report.decoder_utilization_ratio.filter(|busy| *busy >= TELLING)?;
         let ours = report.decoders.min(self.cameras) as f64 / self.cameras.max(1) as f64;
         let pixels = self.pixels * ours;
         (pixels > 0.0).then(|| busy / pixels)
@@ -345,9 +356,9 @@ fn judge(machine: Machine, wanted: &Wanted<'_>, bulk_share: f64, before: Standin
     let rate = machine.rate() * (1.0 - machine.taken(decode));
     let fair = capacity::fair((rate - others).max(0.0), demands, bulk_share);
     let capacity = machine.budget(decode);
+    let state = State { machine, load, capacity, rho, ceiling, standing: before, fair };
     // Decoders that are busy all the time make pictures late, and then lose them before anybody counts.
-    let standing = before.next(rho.max(nvdec));
-    State { machine, load, capacity, rho, ceiling, standing, fair }
+    State { standing: before.next(state.level()), ..state }
 }
 
 fn tell(state: &State, board: &Board) {
@@ -358,15 +369,23 @@ fn tell(state: &State, board: &Board) {
     if count > NAMED {
         gets.push(format!("and {} more at /api/v1/flow", count - NAMED));
     }
-    let (gets, rho, ceiling) = (gets.join(", "), (state.rho * 100.0).round() / 100.0, state.ceiling.name());
+    let hundredths = |x: f64| (x * 100.0).round() / 100.0;
+    let (gets, rho, ceiling) = (gets.join(", "), hundredths(state.rho), state.ceiling.name());
+    let nvdec = (state.load.nvdec > 0.0).then(|| hundredths(state.load.nvdec));
     match state.standing {
-        Standing::Fits => tracing::info!(rho, "The cameras fit."),
+        Standing::Fits => tracing::info!(rho, nvdec, "The cameras fit."),
         Standing::Tight => {
-            tracing::warn!(rho, ceiling, "The cameras leave no reserve: the p95 target may be missed.");
+            tracing::warn!(
+                rho,
+                nvdec,
+                ceiling,
+                "The cameras leave no reserve: the p95 target may be missed."
+            );
         }
         Standing::Degraded => {
             tracing::warn!(
                 rho,
+                nvdec,
                 ceiling,
                 "The cameras ask for more than there is; each gets its even share: {gets}."
             );
@@ -433,7 +452,7 @@ mod tests {
         assert_eq!(four.nvdec_cost(&report(Some(0.5), 2)), Some(1e-8));
         for (arriving, report) in [
             (four, report(None, 4)),
-            (four, report(Some(0.0), 4)),
+            (four, report(Some(0.01), 4)),
             (four, report(Some(0.5), 0)),
             (Arriving::default(), report(Some(0.5), 4)),
         ] {

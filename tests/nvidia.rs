@@ -72,7 +72,7 @@ fn stream(test: &str, name: &str) -> Option<Stream> {
 
 /// Everything that comes out of a stream.
 fn decode(gpu: &Arc<Gpu>, stream: &Stream) -> Vec<Decoded> {
-    decode_into(Pool::new(Arc::clone(gpu), 1000), stream)
+    decode_into(Pool::new(Arc::clone(gpu), 1000, None), stream)
 }
 
 fn decode_into(pool: Arc<Pool>, stream: &Stream) -> Vec<Decoded> {
@@ -338,7 +338,7 @@ fn planes<'a>(bytes: &'a [u8], layout: &Layout) -> Planes<'a> {
 fn tensors_are_those_of_the_twin() {
     let Some(gpu) = gpu("tensors_are_those_of_the_twin") else { return };
     let kernels = Kernels::compile(&gpu).expect("NVRTC is here");
-    let pool = Pool::new(Arc::clone(&*gpu), 100);
+    let pool = Pool::new(Arc::clone(&*gpu), 100, None);
     let mut random = fastrand::Rng::with_seed(3);
     let mut worst = 0.0f32;
     let pick = |random: &mut fastrand::Rng, most: u32| random.u32(1..most);
@@ -447,7 +447,7 @@ fn the_grid_of_the_motion_gate_is_that_of_the_cpu() {
     };
     for name in ["street.h264", "crop.h264", "slices.h264"] {
         let Some(stream) = stream(test, name) else { return };
-        let pool = Pool::with_grids(Arc::clone(&*gpu), 1000, Arc::clone(&kernels));
+        let pool = Pool::new(Arc::clone(&*gpu), 1000, Some(Arc::clone(&kernels)));
         let surfaces: Vec<_> = decode_into(pool, &stream).into_iter().filter_map(|d| d.surface).collect();
         let mut grids: Vec<_> = surfaces
             .iter()
@@ -461,7 +461,7 @@ fn the_grid_of_the_motion_gate_is_that_of_the_cpu() {
         assert!(grids.len() > 10, "{name}: its pictures differ");
     }
     // Pictures that come from the CPU, of any size: the smallest have none.
-    let pool = Pool::with_grids(Arc::clone(&*gpu), 10, kernels);
+    let pool = Pool::new(Arc::clone(&*gpu), 10, Some(kernels));
     let mut random = fastrand::Rng::with_seed(5);
     for size in [(64, 36), (63, 36), (64, 35), (65, 37), (1919, 1079), (640, 480)] {
         let geometry = Geometry {

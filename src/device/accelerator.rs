@@ -43,7 +43,7 @@ pub struct Report {
     /// Bytes that this process has brought to it since the start: encoded pictures, pictures that were decoded elsewhere, and where in the
     /// batch each one goes. Without model and kernels.
     pub to_device_bytes: u64,
-    /// Bytes that it has brought back: boxes, and pictures that somebody looks at.
+    /// Bytes that it has brought back: boxes or whole outputs, and pictures that somebody looks at.
     pub from_device_bytes: u64,
 }
 

@@ -87,7 +87,7 @@ pub struct Machine {
     pub nvdec: Option<f64>,
     /// Bytes that are free for cameras; `None`: not known, not counted.
     pub memory: Option<f64>,
-    /// The same on the GPU; `None`: pictures are in main memory.
+    /// The same on the GPU, where the engine is not on the CPU, and pictures with it; `None`: not known, not counted.
     pub gpu_memory: Option<f64>,
     /// Video streams that can still be encoded; `None`: none is encoded, or there is no limit.
     pub encoders: Option<u32>,
@@ -176,7 +176,7 @@ impl Machine {
 
     /// Main memory that a stream needs.
     pub fn host_bytes(&self, stream: &Stream) -> f64 {
-        if self.gpu_memory.is_some() { PIPELINE_BYTES } else { stream.memory() }
+        if self.engine_cores > 0.0 { stream.memory() } else { PIPELINE_BYTES }
     }
 
     fn binding(&self, need: &Need) -> Option<Ceiling> {

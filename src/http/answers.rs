@@ -225,7 +225,7 @@ pub struct Admission {
     pub decode_cores: f64,
     /// What decoding costs.
     pub decode_ns_per_pixel: Option<f64>,
-    /// Part of the GPU's video decoders that is in use, 0..=1; null: none is used, or it does not say.
+    /// Part of the GPU's video decoders that is in use, 0..=1; null: none of our streams is decoded there, or it does not say.
     pub nvdec_load: Option<f64>,
     /// What decoding costs there: time of all decoders together.
     pub nvdec_ns_per_pixel: Option<f64>,

@@ -77,7 +77,7 @@ fn ms(duration: Duration) -> f64 {
 }
 
 fn nvdec_load(state: &admission::State) -> Option<f64> {
-    state.machine.nvdec.map(|_| rounded(state.load.nvdec, 3))
+    (state.load.nvdec > 0.0).then(|| rounded(state.load.nvdec, 3))
 }
 
 fn megabytes(bytes: f64) -> f64 {

@@ -8,12 +8,15 @@ mod decode;
 
 use std::time::Duration;
 
+use crossbeam_channel::after;
+
 use self::decode::decode;
 use super::{Cameras, Limits, Measured, USUAL};
 use crate::admission::engine_cores;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::device::choose::{Chosen, choose};
+use crate::device::nvidia::nvml;
 use crate::device::{Device, Engine};
 use crate::fault::{Fault, Who};
 use crate::flow::capacity::Machine;
@@ -71,7 +74,10 @@ fn measure_on<D: Device>(
     let mut notes = Vec::new();
     let count = config.cameras.len() as u32;
     let assumed = wanted(Cameras { count, ..USUAL });
-    // Read before anything is decoded: pictures of a measurement are no camera's.
+    // Read before anything is decoded: pictures of a measurement are no camera's. What it says may be of before the engine.
+    if about.gpus > 0 {
+        let _ = after(nvml::FRESH).recv();
+    }
     let gpu = device.report();
     let decoded = decode(device, config, &assumed, clock);
     let (mut cost, mut nvdec, mut from, mut there) = (None, None, None, Cameras { count, ..USUAL });
@@ -107,7 +113,7 @@ fn measure_on<D: Device>(
         rungs.map(|r| Rung { service: r.service + preprocess * r.frames as u32, ..*r }).collect();
     let share = f64::from(about.gpus.max(1));
     let machine = Machine {
-        curve: Curve::new(&rungs),
+        curve: if curve.is_padded() { Curve::new(&rungs).padded() } else { Curve::new(&rungs) },
         batch: useful,
         cores: usage::cores() / share,
         // Not measured: on a busy machine a run seems to use less than it takes on a quiet one.

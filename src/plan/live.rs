@@ -54,7 +54,8 @@ fn of(flow: &Value, cameras: &Value) -> Result<(Measured, Limits), &'static str>
         flow["lanes"].as_array().into_iter().flatten().filter(|lane| lane["gpu"].is_u64()).count() as u32;
     let share = f64::from(gpus.max(1));
     let machine = Machine {
-        curve: Curve::new(&rungs),
+        // A GPU's engine runs its batch sizes and none between.
+        curve: if gpus > 0 { Curve::new(&rungs).padded() } else { Curve::new(&rungs) },
         batch: rungs.last().map_or(1, |rung| rung.frames),
         cores: number(&admission["cores"], "how many cores it has")? / share,
         engine_cores: number(&admission["engine_cores"], "how many cores it has")?,

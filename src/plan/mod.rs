@@ -86,8 +86,8 @@ pub struct Plan {
     pub outlook: Vec<Outlook>,
     /// Bytes of main memory that one camera holds at most.
     pub camera_bytes: f64,
-    /// The same of a GPU's; `None`: none is used.
-    pub gpu_camera_bytes: Option<f64>,
+    /// The same of a GPU's, where one is used.
+    pub gpu_camera_bytes: f64,
     /// Price of a machine-hour, and of a camera-hour when as many as fit share it.
     pub cost: Option<(f64, Option<f64>)>,
 }
@@ -110,7 +110,8 @@ pub fn plan(mut measured: Measured, cameras: Cameras, limits: Limits, price: Opt
     let pixels = f64::from(cameras.width) * f64::from(cameras.height);
     let stream = Stream { fps: cameras.fps, pixels, ring: limits.ring };
     let machine = &mut measured.machine;
-    // A frame is decoded by one thread: its CPU time is its latency while a core is free for it.
+    // A frame is decoded by one thread: its CPU time is its latency while a core is free for it. What a GPU's decoder takes is not known, and not
+    // in it: some milliseconds.
     let base = Duration::from_secs_f64(machine.decode.unwrap_or(0.0) * pixels) + ANALYSE;
     // On shared cores decoding makes runs longer, longer runs a smaller batch, and that changes what fits: at most the ladder's length.
     let mut recommended = recommend(&machine.curve, limits.max_batch, base, limits.target, cameras.fps);
@@ -156,7 +157,7 @@ pub fn plan(mut measured: Measured, cameras: Cameras, limits: Limits, price: Opt
         recommended,
         outlook: counts.into_iter().map(outlook).collect(),
         camera_bytes: machine.host_bytes(&stream),
-        gpu_camera_bytes: machine.gpu_memory.map(|_| stream.pictures()),
+        gpu_camera_bytes: stream.pictures(),
         cost: price.map(|price| (price, camera_hour(price, fit.0))),
         measured,
     }

@@ -8,7 +8,7 @@
 //! | `slo_p95_ms` | the target |
 //! | `cores`, `engine_cores` | CPU cores; those that a run may keep busy, by its threads |
 //! | `service` | S(b) on idle cores: `[{frames, ms, fps}]` |
-//! | `rho_max`, `capacity_fps` | frames/s that the engine is planned for, before decoding takes its part |
+//! | `rho_max`, `capacity_fps` | frames/s that the engine is planned for, all GPUs together, before decoding takes its part |
 //! | `decode` | `{cpu_ms, nvdec_ms, from}`: time of a frame of that size, of the CPU and of all video decoders of a GPU together (null: none is used), and `file`, `test_pattern` or `live`; null: not known |
 //! | `fit` | `{cameras, ceiling, engine, decode, nvdec, memory}`: how many fit together, what binds the next one, and how many would by each ceiling alone |
 //! | `recommend` | `{max_batch_frames, max_wait_ms, ring_buffer_ms, target_reachable}` |
@@ -39,6 +39,11 @@ impl Plan {
     fn cpu_ms(&self) -> Option<f64> {
         let pixels = f64::from(self.cameras.width) * f64::from(self.cameras.height);
         self.measured.machine.decode.map(|cost| cost * pixels * 1e3)
+    }
+
+    /// The machine is one of so many.
+    fn gpus(&self) -> f64 {
+        f64::from(self.measured.gpus.max(1))
     }
 
     fn nvdec_ms(&self) -> Option<f64> {
@@ -73,11 +78,11 @@ impl Plan {
                 "width": self.cameras.width, "height": self.cameras.height,
             },
             "slo_p95_ms": ms(self.target),
-            "cores": machine.cores,
+            "cores": to(machine.cores * self.gpus(), 2),
             "engine_cores": to(machine.engine_cores, 2),
             "service": service.collect::<Vec<_>>(),
             "rho_max": RHO_MAX,
-            "capacity_fps": to(machine.budget(0.0), 1),
+            "capacity_fps": to(machine.budget(0.0) * self.gpus(), 1),
             "decode": self.cpu_ms().map(|cpu| json!({ "cpu_ms": to(cpu, 2), "nvdec_ms": self.nvdec_ms().map(|ms| to(ms, 3)), "from": self.measured.decode_from })),
             "fit": {
                 "cameras": self.fit.0, "ceiling": self.fit.1.name(), "engine": self.by(Ceiling::Engine),
@@ -92,10 +97,10 @@ impl Plan {
             "prediction": prediction.collect::<Vec<_>>(),
             "ram": {
                 "process_mb": self.measured.resident.map(mb), "camera_mb": mb(self.camera_bytes),
-                "available_mb": machine.memory.map(mb),
+                "available_mb": machine.memory.map(|free| mb(free * self.gpus())),
             },
-            "vram": self.gpu_camera_bytes.map(|each| json!({
-                "gpus": self.measured.gpus, "used_mb": self.measured.gpu_resident.map(mb), "camera_mb": mb(each),
+            "vram": (self.measured.gpus > 0).then(|| json!({
+                "gpus": self.measured.gpus, "used_mb": self.measured.gpu_resident.map(mb), "camera_mb": mb(self.gpu_camera_bytes),
                 "available_mb": machine.gpu_memory.map(mb),
             })),
             "cost": self.cost.map(|(price, each)| json!({ "price_per_hour": price, "per_camera_hour": each })),
@@ -125,8 +130,8 @@ impl Plan {
         writeln!(
             out,
             "capacity  {:.1} frames/s at load {RHO_MAX}, before decoding takes its part of the cores{}",
-            machine.budget(0.0),
-            if measured.gpus > 1 { ", each GPU" } else { "" }
+            machine.budget(0.0) * self.gpus(),
+            if measured.gpus > 1 { format!(", of {} GPUs together", measured.gpus) } else { String::new() }
         )?;
         let size = format!("{}×{}", asked.width, asked.height);
         match (self.cpu_ms(), measured.decode_from) {
@@ -134,8 +139,8 @@ impl Plan {
                 let nvdec = self.nvdec_ms().map_or("?".to_owned(), |ms| format!("{ms:.2}"));
                 writeln!(
                     out,
-                    "decode    {cpu:.2} ms of CPU and {nvdec} ms of NVDEC a frame of {size} ({from}); {} cores a GPU",
-                    machine.cores
+                    "decode    {cpu:.2} ms of CPU and {nvdec} ms of NVDEC a frame of {size} ({from}); {} cores",
+                    to(machine.cores * self.gpus(), 1)
                 )?;
             }
             (Some(cpu), Some(from)) => writeln!(
@@ -197,11 +202,11 @@ impl Plan {
         }
         let mb = |bytes: f64| format!("{:.0} MB", bytes / 1e6);
         let process = measured.resident.map_or(String::new(), |r| format!("{} with the engine, ", mb(r)));
-        let free = machine.memory.map_or(String::new(), |f| format!("; {} free", mb(f)));
+        let free = machine.memory.map_or(String::new(), |f| format!("; {} free", mb(f * self.gpus())));
         writeln!(out, "RAM       {process}at most {} a camera{free}", mb(self.camera_bytes))?;
-        match self.gpu_camera_bytes {
-            None => writeln!(out, "VRAM      none: no GPU is used")?,
-            Some(each) => {
+        match measured.gpus {
+            0 => writeln!(out, "VRAM      none: no GPU is used")?,
+            _ => {
                 let used = measured
                     .gpu_resident
                     .map_or(String::new(), |used| format!("{} with the engine, ", mb(used)));
@@ -212,7 +217,7 @@ impl Plan {
                 } else {
                     String::new()
                 };
-                writeln!(out, "VRAM      {used}at most {} a camera{free}{gpus}", mb(each))?;
+                writeln!(out, "VRAM      {used}at most {} a camera{free}{gpus}", mb(self.gpu_camera_bytes))?;
             }
         }
         match self.cost {

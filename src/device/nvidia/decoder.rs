@@ -195,7 +195,7 @@ impl Decoder {
     /// # Errors
     /// When the chip has no decoder for this codec (`unsupported`), or the driver refuses.
     pub fn new(gpu: &Arc<Gpu>, codec: Codec, most: usize) -> Result<Decoder, Fault> {
-        Decoder::with_pool(Pool::new(Arc::clone(gpu), most), codec)
+        Decoder::with_pool(Pool::new(Arc::clone(gpu), most, None), codec)
     }
 
     /// The same into pictures of this pool.

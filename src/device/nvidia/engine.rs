@@ -4,11 +4,11 @@
 //! | stream | what runs there, batch by batch |
 //! |---|---|
 //! | prepare | pictures into the tensor, while the network is at the batch before |
-//! | network | ONNX Runtime, and nothing else: it never waits for the host |
+//! | network | ONNX Runtime, and nothing else: where runs are recorded it never waits for the host |
 //! | read | the search for boxes, or the copy of the outputs, to the host, while the network is at the batch behind |
 //!
 //! Events put the three of one batch in order. Two batches may be in flight, each in a [`Lane`] with memory of its own that is
-//! bound once for each rung of the ladder: nothing of a picture crosses the bus. Where an output's size depends on what is seen, ONNX
+//! bound once for each rung of the ladder: no picture crosses the bus. Where an output's size depends on what is seen, ONNX
 //! Runtime copies it to the host itself, and waits: there one batch is in flight. A batch between two rungs runs as the larger one, since a new
 //! shape costs cuDNN a search for its kernels; what the slots beyond hold is never read.
 //!
@@ -203,7 +203,7 @@ impl NvidiaEngine {
             (true, false) => "replays its runs, a session a batch size",
             // TensorRT has a way of its own.
             (false, _) if self.plan.is_some() => "an engine a batch size",
-            (false, _) => "starts each kernel anew, as the model has parts that run on the CPU",
+            (false, _) => "starts each kernel anew",
         };
         let leaves = if self.sifts { "boxes are picked on the GPU" } else { "its outputs are read whole" };
         format!("{runs}; {leaves}")
@@ -251,27 +251,21 @@ impl NvidiaEngine {
         if let Some(at) = self.lanes[0].rung(count) {
             return Ok(at);
         }
-        let made = self.lanes[0].largest();
+        let mut made = self.lanes[0].largest();
         let missing: Vec<usize> = self.ladder.iter().copied().filter(|rung| *rung > made).collect();
         for frames in missing {
             self.say_build(frames);
             if !self.shared && self.lanes[0].largest() > 0 {
                 self.sessions.push((self.open)(frames)?);
             }
-            let session = self.sessions.len() - 1;
-            for (number, lane) in self.lanes.iter_mut().enumerate() {
-                let record = self.graphs.then_some(LANES * frames + number);
-                let at = lane.bind(
-                    frames,
-                    record,
-                    &self.sessions[session],
-                    &self.outputs,
-                    &self.spec,
-                    &self.streams.network,
-                )?;
-                lane.infer(at, &mut self.sessions[session], &self.outputs, &self.spec)?;
-                self.streams.settle()?;
+            if let Err(fault) = self.make_rung(frames) {
+                // Whole or not at all: the next batch would find it in one lane, and not in the other.
+                self.lanes.iter_mut().for_each(|lane| lane.forget(made));
+                let sessions = if self.shared { 1 } else { self.lanes[0].count().max(1) };
+                self.sessions.truncate(sessions);
+                return Err(fault);
             }
+            made = frames;
             if frames >= count {
                 break;
             }
@@ -279,6 +273,25 @@ impl NvidiaEngine {
         let beyond =
             || Fault::new(Who::Bug, "batch", format!("a batch of {count} is larger than the ladder"));
         self.lanes[0].rung(count).ok_or_else(beyond)
+    }
+
+    /// Makes one in each lane, on the last session, and runs it once.
+    fn make_rung(&mut self, frames: usize) -> Result<(), Fault> {
+        let session = self.sessions.len() - 1;
+        for (number, lane) in self.lanes.iter_mut().enumerate() {
+            let record = self.graphs.then_some(LANES * frames + number);
+            let at = lane.bind(
+                frames,
+                record,
+                &self.sessions[session],
+                &self.outputs,
+                &self.spec,
+                &self.streams.network,
+            )?;
+            lane.infer(at, &mut self.sessions[session], &self.outputs, &self.spec)?;
+            self.streams.settle()?;
+        }
+        Ok(())
     }
 
     /// Minutes without a word would look like a hang.

@@ -290,14 +290,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// An empty pool for at most `most` pictures at a time.
-    pub fn new(gpu: Arc<Gpu>, most: usize) -> Arc<Pool> {
-        Arc::new(Pool { gpu, free: Mutex::new(Vec::new()), out: AtomicUsize::new(0), most, grids: None })
-    }
-
-    /// The same, where each picture gets the grid that the motion gate compares.
-    pub fn with_grids(gpu: Arc<Gpu>, most: usize, kernels: Arc<Kernels>) -> Arc<Pool> {
-        let grids = Some(kernels);
+    /// An empty pool for at most `most` pictures at a time. With `grids` each picture gets what the motion gate compares.
+    pub fn new(gpu: Arc<Gpu>, most: usize, grids: Option<Arc<Kernels>>) -> Arc<Pool> {
         Arc::new(Pool { gpu, free: Mutex::new(Vec::new()), out: AtomicUsize::new(0), most, grids })
     }
 
@@ -338,7 +332,9 @@ impl Pool {
 
     fn allocate(&self, bytes: usize) -> Result<Block, Fault> {
         self.gpu.bind()?;
-        let written = self.gpu.context.new_event(None).map_err(|e| driver("the GPU gives no event", &e))?;
+        // A gated camera's thread waits for each picture: asleep, not spinning.
+        let flags = self.grids.as_ref().map(|_| sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC);
+        let written = self.gpu.context.new_event(flags).map_err(|e| driver("the GPU gives no event", &e))?;
         // SAFETY: a context is current; the memory is freed once, by `release`.
         let at = unsafe { result::malloc_sync(bytes) }.map_err(|e| driver("no memory for a picture", &e))?;
         let mut block = Block { at, bytes, written, grid: None };
@@ -435,7 +431,6 @@ impl Surface {
     /// What the motion gate compares; `None` where the pool makes none, or the picture is too small for it. Waits.
     pub fn grid(&self) -> Option<Grid> {
         let cells = self.cells()?;
-        self.pool.gpu.bind().ok()?;
         self.written().synchronize().ok()?;
         cells.as_slice().ok()?.try_into().ok()
     }

@@ -194,7 +194,7 @@ impl Nvidia {
             Fault::new(Who::Config, "bad_model", message)
         })?;
         Ok(Nvidia {
-            stills: Pool::new(Arc::clone(&gpu), MOST_STILLS),
+            stills: Pool::new(Arc::clone(&gpu), MOST_STILLS, None),
             meter: nvml::Meter::start(&gpu),
             gpu,
             kernels,
@@ -280,7 +280,7 @@ impl Device for Nvidia {
         pixels.surface().grid()
     }
 
-    /// Over the bus, for people who watch; nothing else of a picture is.
+    /// Over the bus, for people who watch; nothing else of a picture is, but the motion gate's grid.
     fn canvas(pixels: &Pixels, width: Option<u32>, colour: Option<Colour>) -> Option<Canvas> {
         let surface = pixels.surface();
         let bytes =
@@ -300,10 +300,7 @@ impl Device for Nvidia {
 
     fn open(&self, camera: &config::Camera, sink: Sink<Pixels>) -> Result<source::NvidiaSource, Fault> {
         let (gpu, most) = (Arc::clone(&self.gpu), most_pictures(camera));
-        let pool = match camera.still_fps {
-            Some(_) => Pool::with_grids(gpu, most, Arc::clone(&self.kernels)),
-            None => Pool::new(gpu, most),
-        };
+        let pool = Pool::new(gpu, most, camera.still_fps.map(|_| Arc::clone(&self.kernels)));
         let software = self.by_software.lock().unwrap_or_else(PoisonError::into_inner).contains(&camera.name);
         let coded = matches!(camera.source, config::Source::Rtsp(_) | config::Source::File { .. });
         if coded && !software {

@@ -18,6 +18,8 @@ use crate::supervise;
 
 /// Between two readings.
 const EVERY: Duration = Duration::from_secs(2);
+/// After so long a reading is of now.
+pub const FRESH: Duration = Duration::from_millis(2500);
 
 const LIBRARY: &str = "libnvidia-ml.so.1";
 

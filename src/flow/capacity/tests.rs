@@ -47,12 +47,17 @@ fn on_shared_cores_decoding_slows_the_engine() {
 
 #[test]
 fn memory_and_encoder_bind_where_they_are_short() {
-    let fast = Machine { curve: curve(&[(1, 0.01)]), engine_cores: 0.0, decode: None, ..cpu() };
+    let fast = Machine { curve: curve(&[(1, 0.01)]), decode: None, ..cpu() };
     let one = stream(10.0).memory();
     assert_eq!(Machine { memory: Some(5.5 * one), ..fast }.most(&stream(10.0)), (5, Ceiling::Memory));
     // Pictures on the GPU are not in main memory, and each of the two can be full.
     let pictures = stream(10.0).pictures();
-    let gpu = |memory: f64, gpu: f64| Machine { memory: Some(memory), gpu_memory: Some(gpu), ..fast };
+    let gpu = |memory: f64, gpu: f64| Machine {
+        engine_cores: 0.0,
+        memory: Some(memory),
+        gpu_memory: Some(gpu),
+        ..fast
+    };
     assert_eq!(gpu(5.5 * one, 7.5 * pictures).most(&stream(10.0)), (7, Ceiling::Memory));
     assert_eq!(gpu(5.5 * one, 7.5 * pictures).most_by(Ceiling::Memory, &stream(10.0)), Some(7));
     assert_eq!(gpu(3.5 * PIPELINE_BYTES, 7.5 * pictures).most(&stream(10.0)), (3, Ceiling::Memory));
@@ -163,7 +168,7 @@ proptest! {
         let rate = machine.batch as f64 / machine.curve.service(machine.batch).as_secs_f64();
         prop_assert!(stays + n * fps <= 0.7 * rate * (1.0 - lost) + 1e-6);
         // Where pictures are on the GPU, only the pipeline is in main memory.
-        let host = if machine.gpu_memory.is_some() { PIPELINE_BYTES } else { asked.stream.memory() };
+        let host = if machine.engine_cores > 0.0 { asked.stream.memory() } else { PIPELINE_BYTES };
         prop_assert!(machine.memory.is_none_or(|free| n * host <= free));
         prop_assert!(machine.gpu_memory.is_none_or(|free| n * asked.stream.pictures() <= free));
     }

@@ -28,7 +28,7 @@ const FRAMES: u64 = 140;
 /// Streams at a time where a GPU decodes: more than any has decoders.
 const STREAMS: usize = 16;
 /// What a GPU says is of a while ago: so long passes before it counts, and so long it counts.
-const GPU: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(4));
+const GPU: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(4));
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(20);
 /// For a clip to be decoded.

@@ -37,7 +37,9 @@ pub(super) fn fixed(outputs: &[Outlet]) -> Option<Vec<Fixed>> {
         let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else { return None };
         let floats = matches!(ty, TensorElementType::Float32 | TensorElementType::Float16);
         let dims = shape.iter().skip(1).map(|d| usize::try_from(*d).ok()).collect::<Option<Vec<_>>>()?;
-        (floats && !shape.is_empty()).then(|| Fixed { dims, half: is_half(outlet) })
+        // One of no size would ask for no memory, which is an error of its own.
+        let some = !shape.is_empty() && !dims.contains(&0);
+        (floats && some).then(|| Fixed { dims, half: is_half(outlet) })
     };
     outputs.iter().map(one).collect()
 }

@@ -47,7 +47,7 @@ pub(super) enum Way {
 }
 
 impl Way {
-    /// A run is done when the GPU is, and nobody needs to wait for it on the host.
+    /// The outputs stay on the GPU until they are brought: a run that is recorded need not be waited for.
     pub fn goes_on(&self) -> bool {
         !matches!(self, Way::Fetch)
     }
@@ -55,7 +55,7 @@ impl Way {
 
 /// The same, with the memory for it.
 enum Exit {
-    Sift(Sieve, bool),
+    Sift(Sieve),
     Carry(Carry),
     Fetch(Option<Vec<Output>>),
 }
@@ -91,7 +91,7 @@ impl Lane {
         Ok(Lane {
             rungs: Vec::new(),
             exit: match way {
-                Way::Sift(shape) => Exit::Sift(Sieve::new(gpu, shape.clone(), largest)?, shape.half),
+                Way::Sift(shape) => Exit::Sift(Sieve::new(gpu, shape.clone(), largest)?),
                 Way::Carry(outputs) => Exit::Carry(Carry::new(gpu, outputs, largest)?),
                 Way::Fetch => Exit::Fetch(None),
             },
@@ -108,6 +108,16 @@ impl Lane {
     /// The largest rung that is made, in frames.
     pub fn largest(&self) -> usize {
         self.rungs.last().map_or(0, |rung| rung.frames)
+    }
+
+    /// How many rungs are made.
+    pub fn count(&self) -> usize {
+        self.rungs.len()
+    }
+
+    /// Drops the rungs above so many frames.
+    pub fn forget(&mut self, frames: usize) {
+        self.rungs.retain(|rung| rung.frames <= frames);
     }
 
     /// The smallest rung for so many frames.
@@ -148,7 +158,7 @@ impl Lane {
         let mut lie = Vec::new();
         let mut options = RunOptions::new().map_err(bad)?;
         let kinds: Vec<bool> = match &self.exit {
-            Exit::Sift(_, half) => vec![*half],
+            Exit::Sift(sieve) => vec![sieve.half()],
             Exit::Carry(carry) => carry.outputs().map(|output| output.half).collect(),
             Exit::Fetch(_) => Vec::new(),
         };
@@ -170,7 +180,7 @@ impl Lane {
                 binding.bind_output_to_device(output.name.as_str(), &host).map_err(bad)?;
             }
         } else if record.is_some() {
-            // A recorded run returns when it has started; who needs its end waits for an event. One that is not recorded has parts on the CPU,
+            // A recorded run returns when it has started; who needs its end waits for an event. One that is not recorded may have parts on the CPU,
             // for which ONNX Runtime keeps pinned memory until somebody waits for the device. If nobody does, that grows, and is given back by a
             // callback of CUDA when the session goes, in which freeing it is "not permitted": that ends the process (seen on an H100).
             options.disable_device_sync().map_err(bad)?;
@@ -249,7 +259,7 @@ impl Lane {
         self.count = count;
         let from = &self.rungs[rung].outputs;
         match &mut self.exit {
-            Exit::Sift(sieve, _) => sieve.start(kernels, stream, from[0], count),
+            Exit::Sift(sieve) => sieve.start(kernels, stream, from[0], count),
             Exit::Carry(carry) => carry.start(stream, from, count),
             Exit::Fetch(_) => Ok(()),
         }
@@ -258,7 +268,7 @@ impl Lane {
     /// The results of the batch, when `done` has been reached.
     pub fn results(&mut self) -> Result<Outputs, Fault> {
         match &mut self.exit {
-            Exit::Sift(sieve, _) => sieve.read(self.count).map(Outputs::Sifted),
+            Exit::Sift(sieve) => sieve.read(self.count).map(Outputs::Sifted),
             Exit::Carry(carry) => carry.read(self.count).map(Outputs::Carried),
             Exit::Fetch(fetched) => fetched
                 .take()

@@ -24,7 +24,7 @@ pub struct Tuning {
     /// Channels last inside of the network, as tensor cores read them.
     pub nhwc: bool,
     /// Replays a recorded run instead of starting its kernels one by one, where the whole network runs on the GPU and its
-    /// output is sifted there.
+    /// outputs are of fixed size.
     pub graphs: bool,
     /// Lets f32 convolutions round their inputs to 10 bits of mantissa.
     pub tf32: bool,

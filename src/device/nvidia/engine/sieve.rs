@@ -53,6 +53,11 @@ impl Sieve {
         Ok(Sieve { shape, named, counts: Memory::new(gpu, largest * size_of::<i32>())?, counted, found })
     }
 
+    /// Whether the output holds 16-bit floats.
+    pub fn half(&self) -> bool {
+        self.shape.half
+    }
+
     /// Starts the search in the first `count` slots of `output`. Does not wait: [`Sieve::read`] is for when the stream is done.
     pub fn start(
         &mut self,
