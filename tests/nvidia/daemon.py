@@ -321,8 +321,8 @@ def churn(rounds, many=20):
     online(2)
     rows, began = [], time.time()
     for number in range(rounds):
-        # Always other names: a name that comes back may find what it left behind.
-        reload(stay + [(f"r{number}n{n}", urls[n % 4]) for n in range(many)])
+        # weir has room for 256 names between two starts: they come back, with the numbers that they had.
+        reload(stay + [(f"n{n}", urls[(n + number) % 4]) for n in range(many)])
         reload(stay)
         time.sleep(0.3)
         page = metrics()
