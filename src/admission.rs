@@ -126,8 +126,9 @@ struct Inner {
     read: Option<(Tick, Duration)>,
     /// CPU seconds a pixel.
     cost: Option<f64>,
-    /// Seconds a pixel of all video decoders of a GPU, by lane.
+    /// Seconds a pixel of all video decoders of a GPU, by lane; and what its cameras sent at the last look.
     nvdec: Vec<Option<f64>>,
+    arriving: Vec<Arriving>,
     state: Option<State>,
     /// By lane.
     lanes: Vec<Option<State>>,
@@ -233,6 +234,7 @@ impl Admission {
         let first = inner.state.is_none();
         inner.lanes.resize(board.flow.lanes().len(), None);
         inner.nvdec.resize(board.flow.lanes().len(), None);
+        inner.arriving.resize(board.flow.lanes().len(), Arriving::default());
         let mut fair = vec![0.0; demands.len()];
         for number in 0..inner.lanes.len() {
             let lane = board.flow.lane(number);
@@ -244,7 +246,10 @@ impl Admission {
             // Where none of our streams is decoded there, it is other programs' affair.
             let busy = report.as_ref().filter(|report| report.decoders > 0);
             let busy = busy.and_then(|report| report.decoder_utilization_ratio);
-            if let Some(cost) = report.as_ref().and_then(|report| on_lane[number].nvdec_cost(report)) {
+            let steady =
+                std::mem::replace(&mut inner.arriving[number], on_lane[number]).is_like(&on_lane[number]);
+            let cost = report.as_ref().and_then(|report| on_lane[number].nvdec_cost(report));
+            if let Some(cost) = cost.filter(|_| steady) {
                 let fresh = inner.nvdec[number].map_or(cost, |old| old + FRESH * (cost - old));
                 inner.nvdec[number] = Some(fresh);
             }
@@ -327,6 +332,13 @@ struct Arriving {
 }
 
 impl Arriving {
+    /// Does as much come as then? What a GPU says of its decoders is of a while ago: cameras that have just come or gone would make a pixel's
+    /// cost many times too low or too high.
+    fn is_like(&self, then: &Arriving) -> bool {
+        self.cameras == then.cameras
+            && (self.pixels - then.pixels).abs() <= 0.1 * self.pixels.max(then.pixels)
+    }
+
     /// Seconds of all of the GPU's video decoders for a pixel. Cameras whose stream they do not take have none: of the pixels their mean part is
     /// left out. What other programs decode there counts as ours, on the careful side.
     fn nvdec_cost(&self, report: &Report) -> Option<f64> {
@@ -458,6 +470,10 @@ mod tests {
         ] {
             assert_eq!(arriving.nvdec_cost(&report), None);
         }
+        // Only of cameras that were there a while ago too.
+        assert!(four.is_like(&Arriving { cameras: 4, pixels: 0.95e8 }));
+        assert!(!four.is_like(&Arriving { cameras: 4, pixels: 0.85e8 }));
+        assert!(!four.is_like(&Arriving { cameras: 3, pixels: 1e8 }));
     }
 
     proptest! {
