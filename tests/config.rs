@@ -157,6 +157,7 @@ fn profiles_load_once_they_have_a_model_and_a_camera() {
             .unwrap_or_else(|report| panic!("{name}: {}", report.render(false)));
         assert!(warnings.is_empty(), "{name}: {warnings:?}");
         assert_eq!(config.batcher.max_batch_frames, frames, "{name}");
+        assert_eq!(config.infer.execution.to_string(), "cuda, then cpu", "{name}");
         let report = World::usual().load(&text).expect_err("it has no model and no camera").render(false);
         assert!(report.contains("model") && report.contains("cameras"), "{name}: {report}");
     }
