@@ -409,6 +409,11 @@ impl<T> Batcher<T> {
         Step::Idle
     }
 
+    /// Were frames given up since the last [`Batcher::take_dropped`]?
+    pub fn has_dropped(&self) -> bool {
+        !self.dropped.is_empty()
+    }
+
     /// Appends the frames given up since the last call, each with its fate.
     pub fn take_dropped(&mut self, out: &mut Vec<(FrameKey, T, Fate)>) {
         out.append(&mut self.dropped);
