@@ -246,6 +246,11 @@ impl<P> Harbour<P> {
         Port { shared: Arc::clone(&self.0), camera }
     }
 
+    /// A camera's share and rate from now on, while it runs.
+    pub fn retune(&self, camera: CameraId, weight: u32, max_fps: Option<f64>) {
+        self.0.lock().batcher.retune(camera, weight, max_fps);
+    }
+
     /// Gives up an engine that hangs. Frames that it works on stay with it; it may not hand them on any more
     /// ([`Intake::is_abandoned`]).
     pub fn abandon(&self) {

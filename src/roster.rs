@@ -52,7 +52,7 @@ pub struct Order {
 pub struct Applied {
     /// Cameras that were started.
     pub added: Vec<Arc<str>>,
-    /// Cameras that were started again with other settings.
+    /// Cameras that have other settings, and were started again unless those are only `weight` and `max_fps`.
     pub changed: Vec<Arc<str>>,
     /// Cameras that were stopped.
     pub removed: Vec<Arc<str>>,
@@ -152,7 +152,8 @@ impl<D: Device> Roster<D> {
         for camera in &new.cameras {
             check_labels(&self.wiring.spec, camera)?;
         }
-        let config::Changes { added, changed, removed, restart } = config::between(&self.config, &new);
+        let config::Changes { added, changed, retuned, removed, restart } =
+            config::between(&self.config, &new);
         let mut applied = Applied { restart, ..Applied::default() };
         // All are told before any is waited for.
         let changing = changed.iter().map(|camera| &camera.name);
@@ -171,6 +172,10 @@ impl<D: Device> Roster<D> {
         applied.removed = removed;
         for camera in &changed {
             self.come(camera);
+            applied.changed.push(Arc::clone(&camera.name));
+        }
+        for camera in &retuned {
+            self.retune(camera);
             applied.changed.push(Arc::clone(&camera.name));
         }
         self.admit(&added, &mut applied);
@@ -334,6 +339,21 @@ impl<D: Device> Roster<D> {
         let ring = cameras.iter().map(|camera| camera.ring).max().unwrap_or_default();
         let count = u32::try_from(cameras.len()).unwrap_or(u32::MAX);
         Asked { stream: Stream { fps, pixels, ring }, count, priority }
+    }
+
+    /// Gives a camera its new terms while it runs.
+    fn retune(&self, camera: &Camera) {
+        let Some(Running { id, .. }) = self.running.get(&camera.name) else { return };
+        let terms = terms(camera, self.caps.get(&camera.name).copied());
+        let card = self.wiring.board.camera(*id);
+        card.set_terms(terms);
+        self.wiring.lanes[card.lane()].harbour.retune(*id, terms.weight, terms.max_fps);
+        tracing::info!(
+            camera = &*camera.name,
+            weight = terms.weight,
+            max_fps = terms.max_fps,
+            "The camera goes on with other terms."
+        );
     }
 
     /// Seats a camera and starts it, at the rate at which it was let in. `None`, said in the log, when that cannot be.

@@ -239,12 +239,24 @@ fn what_was_let_in_a_moment_ago_is_counted_and_its_rate_stays() {
     let applied = reload(&[door.clone(), yard(""), shed]);
     assert_eq!((&applied["added"], &applied["refused"]), (&json!([]), &json!(["shed"])), "{applied}");
 
-    // Another zone is no reason to have more than there was room for.
+    // Another zone is no reason to have more than there was room for; settings of its own that give less are kept.
     daemon.wait_state("yard", "online");
     let zone = "[cameras.yard.zones.all]\npolygon = [[0, 0], [1, 0], [1, 1], [0, 1]]\n";
     assert_eq!(reload(&[door.clone(), yard(zone)])["changed"], json!(["yard"]));
     assert_eq!(daemon.camera("yard")["max_fps"], json!(cap));
     daemon.wait_state("yard", "online");
+    let attempts = daemon.camera("yard")["attempts"].clone();
+
+    // Terms alone are taken up while it runs, up and down, and never above the cap.
+    for (fps, gets) in [(1.0, 1.0), (2.0, 2.0), (60.0, cap)] {
+        let yard = quick("yard", &format!("weight = 3\nmax_fps = {fps}"), zone);
+        assert_eq!(reload(&[door.clone(), yard])["changed"], json!(["yard"]));
+        let now = daemon.camera("yard");
+        assert_eq!((&now["max_fps"], &now["weight"]), (&json!(gets), &json!(3)));
+        let before = inferred(&daemon, "yard");
+        until("it goes on", || (inferred(&daemon, "yard") > before + 2).then_some(()));
+    }
+    assert_eq!(daemon.camera("yard")["attempts"], attempts);
     assert_eq!(story(&daemon, "yard"), ["online", "offline changed", "online"]);
     assert_eq!(story(&daemon, "door"), ["online"]);
 }
