@@ -117,7 +117,8 @@ fn the_batcher_allocates_nothing() {
                 }
                 batcher.take_dropped(&mut dropped);
                 (lost, sent) = (lost + dropped.len(), sent + batch.len());
-                (batch.clear(), dropped.clear());
+                batch.clear();
+                dropped.clear();
             }
             seq += 1;
         };

@@ -217,7 +217,7 @@ fn what_was_let_in_a_moment_ago_is_counted_and_its_rate_stays() {
     let batcher = "[batcher]\nslo_p95_ms = 1000\n";
     let file = |cameras: &[String]| format!("{batcher}{}", cameras.concat());
     let door = quick("door", "", "");
-    let daemon = Daemon::scripted_with(&file(&[door.clone()]), &[("SCRIPTED_MS", "100")]);
+    let daemon = Daemon::scripted_with(&file(std::slice::from_ref(&door)), &[("SCRIPTED_MS", "100")]);
     daemon.wait_state("door", "online");
     until("admission knows what the door asks for", || {
         let flow: Value = serde_json::from_str(&daemon.get("/api/v1/flow").ok()?).ok()?;

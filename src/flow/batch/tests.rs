@@ -481,7 +481,8 @@ fn a_camera_gets_its_new_terms_while_it_runs() {
         let got = [capped, other].map(|id| batch.iter().filter(|(key, ())| key.camera == id).count());
         let skipped = dropped.iter().filter(|(key, (), fate)| key.camera == capped && *fate == Fate::Skipped);
         let skipped = skipped.count();
-        (batch.clear(), dropped.clear());
+        batch.clear();
+        dropped.clear();
         (got, skipped)
     };
     assert_eq!(second(&mut batcher, 1_000), ([5, 15], 15), "5 of 20 frames a second");
