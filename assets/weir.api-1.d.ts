@@ -399,7 +399,7 @@ export interface Reloaded {
     [k: string]: number;
   };
   /**
-   * Cameras that were started again with other settings.
+   * Cameras that have other settings, and were started again unless those are only `weight` and `max_fps`.
    */
   changed: string[];
   /**

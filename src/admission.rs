@@ -8,14 +8,15 @@
 //! Where there are several GPUs each is a machine of its own: a camera must fit into one of them, with its frames and its pictures. What all
 //! share, CPU cores and main memory, is counted once. The whole stands as the worst of them does.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::board::{Board, Link};
+use crate::board::{Board, Card, Link};
 use crate::clock::Tick;
 use crate::config::{Config, Infer, Priority};
 use crate::device::accelerator::Report;
-use crate::flow::capacity::{self, Asked, Ceiling, Demand, Load, Machine, RHO_MAX, Verdict};
+use crate::flow::capacity::{self, Asked, Ceiling, Demand, Load, Machine, RHO_MAX, Stream, Verdict};
 use crate::flow::place::{self, Room};
 use crate::frame::CameraId;
 use crate::usage;
@@ -132,6 +133,37 @@ struct Inner {
     state: Option<State>,
     /// By lane.
     lanes: Vec<Option<State>>,
+    /// Cameras that were let in and are not, or not wholly, in the last look.
+    coming: HashMap<CameraId, Coming>,
+}
+
+/// A camera that was let in: until it has been seen for as long as rates are measured over, it counts as what it was let in for.
+#[derive(Clone, Copy, Debug)]
+struct Coming {
+    stream: Stream,
+    /// Frames a second that the engine gets of it.
+    fps: f64,
+    priority: Priority,
+    /// What the last look has seen of it already, frames a second.
+    seen: Option<f64>,
+}
+
+impl Coming {
+    /// What is still to come: frames a second for the engine, and pixels to decode.
+    fn rest(&self) -> (f64, f64) {
+        let seen = self.seen.unwrap_or(0.0);
+        ((self.fps - seen).max(0.0), (self.stream.fps - seen).max(0.0) * self.stream.pixels)
+    }
+
+    /// A look. False: from now on the cameras' own rates say it all.
+    fn look(&mut self, card: &Card, came: f64) -> bool {
+        match card.link() {
+            Link::Connecting => true,
+            Link::Online { .. } => self.seen.replace(came).is_none(),
+            // One that cannot be reached counts no more than any other that is offline.
+            Link::Offline { .. } | Link::Removed => false,
+        }
+    }
 }
 
 /// Watches, and answers.
@@ -154,13 +186,26 @@ impl Admission {
         self.lock().lanes.get(lane).cloned().flatten()
     }
 
+    /// A camera was let in, as one of `asked`; the engine takes at most `cap` frames a second of it. The next answers count it.
+    pub fn let_in(&self, id: CameraId, asked: &Asked, cap: Option<f64>) {
+        let Asked { stream, priority, .. } = *asked;
+        let fps = stream.fps.min(cap.unwrap_or(f64::INFINITY));
+        self.lock().coming.insert(id, Coming { stream, fps, priority, seen: None });
+    }
+
     /// May these cameras come? Changes nothing. They are placed as they would be if they came; the answer is the worst that one of
     /// them gets, and the state that of the engine with the most room. `None` before an engine is warm.
     pub fn ask(&self, asked: &Asked, board: &Board) -> Option<(Verdict, State)> {
-        let (whole, lanes) = {
+        let (whole, mut lanes, coming) = {
             let inner = self.lock();
-            (inner.state.clone()?, inner.lanes.clone())
+            (inner.state.clone()?, inner.lanes.clone(), inner.coming.clone())
         };
+        let gpu_memory: Vec<Option<f64>> =
+            (0..lanes.len()).map(|number| board.flow.lane(number).accelerator.memory_for_cameras()).collect();
+        let mut reserved = Reserved::new(lanes.len());
+        for (id, coming) in &coming {
+            reserved.count(board.camera(*id), coming, &mut lanes, &gpu_memory);
+        }
         let room = |(number, state): (usize, &Option<State>)| {
             let state = state.as_ref().filter(|_| board.flow.lane(number).fault().is_none());
             let [capacity, load] = state.map_or([0.0; 2], |s| [s.capacity, s.load.realtime + s.load.bulk]);
@@ -170,15 +215,15 @@ impl Admission {
         let count = asked.count.max(1);
         let placed = place::spread(&mut rooms, (0..count).map(|_| (None, asked.stream.fps)));
         let roomiest = placed.first().copied().flatten()?;
-        let memory = usage::available();
+        let memory = usage::available().map(|free| (free - reserved.memory).max(0.0));
         let mut worst = Verdict::Accept;
         for (number, state) in lanes.iter().enumerate() {
             let share = placed.iter().filter(|lane| **lane == Some(number)).count() as u32;
             let Some(state) = state.as_ref().filter(|_| share > 0) else { continue };
             // What all engines share: the others' cameras are decoded by the same cores, and have their part of the memory.
-            let others = f64::from(count - share) * asked.stream.fps * asked.stream.pixels;
+            let others = f64::from(count - share) * asked.stream.fps * asked.stream.pixels + reserved.pixels;
             let part = f64::from(share) / f64::from(count);
-            let gpu_memory = board.flow.lane(number).accelerator.memory_for_cameras();
+            let gpu_memory = gpu_memory[number].map(|free| (free - reserved.gpu_memory[number]).max(0.0));
             let machine = Machine { memory: memory.map(|free| free * part), gpu_memory, ..state.machine };
             let load = Load { decode: state.load.decode + machine.decode_load(others), ..state.load };
             worst = worse(worst, machine.admit(&Asked { count: share, ..*asked }, &load));
@@ -200,6 +245,7 @@ impl Admission {
         let cpu = usage::ingest_cpu();
         let before = inner.read.replace((now, cpu.unwrap_or_default()));
         let Some((at, used)) = before else { return };
+        inner.coming.retain(|id, coming| coming.look(board.camera(*id), fps(*id).unwrap_or(0.0)));
         let mut all_pixels = 0.0;
         // By number: a camera that was removed asks for nothing.
         let cameras = (0..).map(CameraId).zip(board.cameras());
@@ -299,6 +345,46 @@ impl Admission {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic while a state is replaced leaves the old or the new one: both are whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What cameras that were let in will take, beside what the last look has seen.
+struct Reserved {
+    /// To decode, a second.
+    pixels: f64,
+    /// Bytes.
+    memory: f64,
+    /// The same on each GPU.
+    gpu_memory: Vec<f64>,
+}
+
+impl Reserved {
+    fn new(lanes: usize) -> Self {
+        Reserved { pixels: 0.0, memory: 0.0, gpu_memory: vec![0.0; lanes] }
+    }
+
+    /// Counts one of them, its frames on top of its lane's load.
+    fn count(
+        &mut self,
+        card: &Card,
+        coming: &Coming,
+        lanes: &mut [Option<State>],
+        gpu_memory: &[Option<f64>],
+    ) {
+        let Some(Some(state)) = lanes.get_mut(card.lane()).filter(|_| !card.is_removed()) else { return };
+        let (frames, pixels) = coming.rest();
+        match coming.priority {
+            Priority::Realtime => state.load.realtime += frames,
+            Priority::Bulk => state.load.bulk += frames,
+        }
+        state.load.nvdec += state.machine.nvdec_load(pixels);
+        self.pixels += pixels;
+        // What one that is connected holds is missing in what is free.
+        if matches!(card.link(), Link::Connecting) {
+            let machine = Machine { gpu_memory: gpu_memory[card.lane()], ..state.machine };
+            self.memory += machine.host_bytes(&coming.stream);
+            self.gpu_memory[card.lane()] += coming.stream.pictures();
+        }
     }
 }
 
@@ -474,6 +560,53 @@ mod tests {
         assert!(four.is_like(&Arriving { cameras: 4, pixels: 0.95e8 }));
         assert!(!four.is_like(&Arriving { cameras: 4, pixels: 0.85e8 }));
         assert!(!four.is_like(&Arriving { cameras: 3, pixels: 1e8 }));
+    }
+
+    /// A camera of 320×240, so many frames a second.
+    fn asked(fps: f64, priority: Priority) -> Asked {
+        let stream = Stream { fps, pixels: 320.0 * 240.0, ring: Duration::from_millis(300) };
+        Asked { stream, count: 1, priority }
+    }
+
+    #[test]
+    fn who_was_let_in_counts_until_it_has_been_seen() {
+        let board = Board::new(["one".into(), "two".into()]);
+        let admission = Admission::default();
+        // 35 fps are left, which is one camera of 20.
+        let state = judge(
+            machine(),
+            &Wanted { demands: &[], offered: 0.0, decode: 0.0, nvdec: 0.0 },
+            0.05,
+            Standing::Fits,
+        );
+        *admission.lock() =
+            Inner { state: Some(state.clone()), lanes: vec![Some(state)], ..Inner::default() };
+        let says = |asked: &Asked| admission.ask(asked, &board).expect("it is warm").0;
+        let (realtime, bulk) = (asked(20.0, Priority::Realtime), asked(20.0, Priority::Bulk));
+        assert_eq!((says(&realtime), says(&bulk)), (Verdict::Accept, Verdict::Accept));
+
+        admission.let_in(CameraId(0), &realtime, None);
+        assert_eq!((says(&realtime), says(&bulk)), (Verdict::AcceptAt(14.9), Verdict::AcceptAt(14.9)));
+        // Bulk yields to realtime, but for its share.
+        admission.let_in(CameraId(1), &bulk, Some(14.0));
+        assert!(matches!(says(&bulk), Verdict::Refuse { .. }));
+        assert!(matches!(says(&realtime), Verdict::AcceptAt(fps) if fps > 13.0));
+
+        // The first look after it is online sees a part of its frames in its window, the next one all.
+        let look = |came: f64| {
+            admission.lock().coming.retain(|id, coming| coming.look(board.camera(*id), came));
+        };
+        board.camera(CameraId(1)).set_link(Link::Removed);
+        look(0.0);
+        assert_eq!(says(&bulk), Verdict::AcceptAt(14.9), "one is gone, the other still connects");
+        let video =
+            crate::event::Video { width: 320, height: 240, fps: Some(20.0), codec: "h264".to_owned() };
+        board.camera(CameraId(0)).set_link(Link::Online { video, since: crate::clock::Wall(0) });
+        look(8.0);
+        assert!(matches!(says(&bulk), Verdict::Accept), "12 of its 20 frames are still to come");
+        assert!(!admission.lock().coming.is_empty());
+        look(20.0);
+        assert!(admission.lock().coming.is_empty());
     }
 
     proptest! {

@@ -83,7 +83,7 @@ impl Board {
         let place = self.cameras().position(|card| card.name == *name).unwrap_or(*taken);
         let card = self.seats.get(place)?.get_or_init(|| Card::new(Arc::clone(name)));
         *taken = (*taken).max(place + 1);
-        *lock(&card.terms) = terms;
+        card.set_terms(terms);
         card.set_link(Link::Connecting);
         Some(CameraId(u32::try_from(place).ok()?))
     }
@@ -208,6 +208,11 @@ impl Card {
     /// What it may ask of the engine.
     pub fn terms(&self) -> Terms {
         *lock(&self.terms)
+    }
+
+    /// Changes what it may ask of the engine.
+    pub fn set_terms(&self, terms: Terms) {
+        *lock(&self.terms) = terms;
     }
 
     /// The number of its lane: that of its engine.

@@ -37,10 +37,27 @@ struct Shared<P> {
     bystander: OnceLock<Arc<dyn Bystander<P>>>,
 }
 
+/// A frame that was given up, and why.
+type Given<P> = (FrameKey, Frame<P>, Fate);
+
 struct Rings<P> {
     batcher: Batcher<Frame<P>>,
+    /// Empty lists that were allocated once: one for each thread that settles at the same time.
+    spare: Vec<Vec<Given<P>>>,
     /// The engine's loop has ended, or is given up: nobody will ever take a frame again.
     abandoned: bool,
+}
+
+impl<P> Rings<P> {
+    /// What was given up, for [`Shared::settle`]; nearly always nothing.
+    fn take_dropped(&mut self) -> Vec<Given<P>> {
+        if !self.batcher.has_dropped() {
+            return Vec::new();
+        }
+        let mut dropped = self.spare.pop().unwrap_or_default();
+        self.batcher.take_dropped(&mut dropped);
+        dropped
+    }
 }
 
 impl<P> Shared<P> {
@@ -48,13 +65,17 @@ impl<P> Shared<P> {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn settle(&self, dropped: Vec<(FrameKey, Frame<P>, Fate)>) {
-        for (key, frame, fate) in dropped {
+    fn settle(&self, mut dropped: Vec<Given<P>>) {
+        if dropped.is_empty() {
+            return;
+        }
+        for (key, frame, fate) in dropped.drain(..) {
             self.board.settle(key, fate);
             if let Some(bystander) = self.bystander_of(key.camera) {
                 bystander.gave_up(key, frame);
             }
         }
+        self.lock().spare.push(dropped);
     }
 
     /// Nobody will take a frame again: those that wait, and those that still come, have failed. None is forgotten.
@@ -100,8 +121,7 @@ impl<P> Drop for Port<P> {
 impl<P> Port<P> {
     /// A frame came in. Gives it its number and puts it into the ring.
     pub fn push(&self, frame: Frame<P>) {
-        let mut dropped = Vec::new();
-        {
+        let dropped = {
             let mut rings = self.shared.lock();
             // Numbered under the lock: numbers and ring order agree.
             let ledger = &self.shared.board.camera(self.camera).ledger;
@@ -119,16 +139,15 @@ impl<P> Port<P> {
                 bystander.came(key);
             }
             rings.batcher.push(frame.stamp.decoded, key, frame);
-            rings.batcher.take_dropped(&mut dropped);
-        }
+            rings.take_dropped()
+        };
         self.shared.bell.ring();
         self.shared.settle(dropped);
     }
 
     /// A picture that somebody waits for. Its camera is a class of requests: nobody waits for its next frame.
     pub fn request(&self, frame: Frame<P>, waiting: Waiting) {
-        let mut dropped = Vec::new();
-        {
+        let dropped = {
             let mut rings = self.shared.lock();
             let requests = &self.shared.board.requests;
             let key = FrameKey { camera: self.camera, seq: requests.ledger_of(self.camera).admit() };
@@ -139,8 +158,8 @@ impl<P> Port<P> {
             }
             rings.batcher.push(frame.stamp.decoded, key, frame);
             rings.batcher.offline(self.camera);
-            rings.batcher.take_dropped(&mut dropped);
-        }
+            rings.take_dropped()
+        };
         self.shared.bell.ring();
         self.shared.settle(dropped);
     }
@@ -227,6 +246,11 @@ impl<P> Harbour<P> {
         Port { shared: Arc::clone(&self.0), camera }
     }
 
+    /// A camera's share and rate from now on, while it runs.
+    pub fn retune(&self, camera: CameraId, weight: u32, max_fps: Option<f64>) {
+        self.0.lock().batcher.retune(camera, weight, max_fps);
+    }
+
     /// Gives up an engine that hangs. Frames that it works on stay with it; it may not hand them on any more
     /// ([`Intake::is_abandoned`]).
     pub fn abandon(&self) {
@@ -235,12 +259,11 @@ impl<P> Harbour<P> {
 
     /// A camera goes. What still waits of it is left out.
     pub fn close(&self, camera: CameraId) {
-        let mut dropped = Vec::new();
-        {
+        let dropped = {
             let mut rings = self.0.lock();
             rings.batcher.remove_camera(camera);
-            rings.batcher.take_dropped(&mut dropped);
-        }
+            rings.take_dropped()
+        };
         self.0.room.notify_all();
         self.0.settle(dropped);
     }
@@ -288,7 +311,7 @@ pub fn intake<P>(
     }
     let (bell, waiter) = bell();
     let shared = Arc::new(Shared {
-        rings: Mutex::new(Rings { batcher, abandoned: false }),
+        rings: Mutex::new(Rings { batcher, spare: Vec::new(), abandoned: false }),
         bell,
         room: Condvar::new(),
         ports: AtomicUsize::new(cameras.len()),
@@ -353,12 +376,10 @@ impl<P> Intake<P> {
             let opens = busy.as_ref().map(|busy| busy.opens).filter(|opens| now < *opens);
             let slots = if opens.is_some() { 0 } else { slots };
             let closed = self.shared.ports.load(Relaxed) == 0;
-            let mut dropped = Vec::new();
-            let step = {
+            let (step, dropped) = {
                 let mut rings = self.shared.lock();
                 let step = rings.batcher.poll(now, slots, batch);
-                rings.batcher.take_dropped(&mut dropped);
-                step
+                (step, rings.take_dropped())
             };
             if step == Step::Send || !dropped.is_empty() {
                 self.shared.room.notify_all();

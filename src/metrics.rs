@@ -35,6 +35,9 @@
 //! Where there are several engines, what is read of each has the label `gpu` too: `weir_engine_busy_seconds_total`, `weir_batch_frames`,
 //! `weir_batch_wait_seconds`, `weir_batch_wait_limit_seconds`, `weir_batch_limit_frames`, `weir_pace`, `weir_p95_seconds`, `weir_load_ratio`,
 //! `weir_service_seconds`. Where there is one engine none has it, so that what was built on these stays valid.
+//!
+//! [`Board`]: crate::board::Board
+//! [`Lane::busy`]: crate::board::Lane::busy
 
 mod board;
 

@@ -2,8 +2,9 @@
 //! the others do not notice.
 //!
 //! A camera that comes is admitted like one that a client asks about: fully, at a lower rate, or not at all, by what the machine has
-//! left. Those that run are never stopped for that, and those of the configuration at start are all started. Nobody knows what a camera
-//! sends before it is connected, so it is taken for the mean of those that are online, or for [`UNKNOWN`].
+//! left; what was let in a moment ago counts, though it is not measured yet. Those that run are never stopped for that, and those of the
+//! configuration at start are all started. Nobody knows what a camera sends before it is connected, so it is taken for the mean of
+//! those that are online, or for [`UNKNOWN`]. The rate at which it was let in stays when it is configured otherwise.
 //!
 //! Where there are several GPUs a camera runs on one of them ([`place`]) and stays there; when that one fails
 //! it is started again on another ([`Roster::evacuate`]), with its tracks, numbers and viewers.
@@ -51,7 +52,7 @@ pub struct Order {
 pub struct Applied {
     /// Cameras that were started.
     pub added: Vec<Arc<str>>,
-    /// Cameras that were started again with other settings.
+    /// Cameras that have other settings, and were started again unless those are only `weight` and `max_fps`.
     pub changed: Vec<Arc<str>>,
     /// Cameras that were stopped.
     pub removed: Vec<Arc<str>>,
@@ -104,6 +105,8 @@ pub struct Roster<D: Device> {
     running: HashMap<Arc<str>, Running>,
     /// The lane of each camera that ever ran.
     homes: HashMap<Arc<str>, usize>,
+    /// The rate at which each camera was let in that was not let in fully, frames a second.
+    caps: HashMap<Arc<str>, f64>,
     /// Cameras that are started again elsewhere, until they deliver; and when they are overdue.
     moving: Vec<(CameraId, Tick)>,
 }
@@ -126,8 +129,14 @@ impl<D: Device> Roster<D> {
     /// When the system has no thread to give.
     pub fn start(wiring: Wiring<D>, config: Config) -> Result<Self, Fault> {
         let cameras = config.cameras.clone();
-        let mut roster =
-            Roster { wiring, config, running: HashMap::new(), homes: HashMap::new(), moving: Vec::new() };
+        let mut roster = Roster {
+            wiring,
+            config,
+            running: HashMap::new(),
+            homes: HashMap::new(),
+            caps: HashMap::new(),
+            moving: Vec::new(),
+        };
         for (id, camera) in (0..).map(CameraId).zip(&cameras) {
             let port = roster.berth(id, camera, settings(camera));
             roster.join(id, camera, port)?;
@@ -143,7 +152,8 @@ impl<D: Device> Roster<D> {
         for camera in &new.cameras {
             check_labels(&self.wiring.spec, camera)?;
         }
-        let config::Changes { added, changed, removed, restart } = config::between(&self.config, &new);
+        let config::Changes { added, changed, retuned, removed, restart } =
+            config::between(&self.config, &new);
         let mut applied = Applied { restart, ..Applied::default() };
         // All are told before any is waited for.
         let changing = changed.iter().map(|camera| &camera.name);
@@ -158,9 +168,14 @@ impl<D: Device> Roster<D> {
             let is_removed = removed.contains(&self.wiring.board.camera(id).name);
             self.leave(id, &ended, worker, is_removed);
         }
+        self.caps.retain(|name, _| new.cameras.iter().any(|camera| camera.name == *name));
         applied.removed = removed;
         for camera in &changed {
-            self.come(camera, None);
+            self.come(camera);
+            applied.changed.push(Arc::clone(&camera.name));
+        }
+        for camera in &retuned {
+            self.retune(camera);
             applied.changed.push(Arc::clone(&camera.name));
         }
         self.admit(&added, &mut applied);
@@ -263,9 +278,9 @@ impl<D: Device> Roster<D> {
     fn admit(&mut self, added: &[Camera], applied: &mut Applied) {
         for class in [Priority::Realtime, Priority::Bulk] {
             let cameras: Vec<&Camera> = added.iter().filter(|camera| camera.priority == class).collect();
-            let (mut fit, mut cap, mut refusal) = (cameras.len(), None, None);
+            let (mut fit, mut cap, mut refusal, mut asked) = (cameras.len(), None, None, None);
             while fit > 0 {
-                match self.ask(&cameras[..fit], class) {
+                match self.ask(asked.insert(self.asked(&cameras[..fit], class))) {
                     Verdict::Accept => break,
                     Verdict::AcceptAt(fps) => {
                         cap = Some(fps);
@@ -278,8 +293,13 @@ impl<D: Device> Roster<D> {
                 }
             }
             for camera in &cameras[..fit] {
-                if !self.come(camera, cap) {
-                    continue;
+                match cap {
+                    Some(fps) => self.caps.insert(Arc::clone(&camera.name), fps),
+                    None => self.caps.remove(&camera.name),
+                };
+                let Some(id) = self.come(camera) else { continue };
+                if let Some(asked) = &asked {
+                    self.wiring.board.admission.let_in(id, asked, cap);
                 }
                 applied.added.push(Arc::clone(&camera.name));
                 if let Some(fps) = cap.filter(|fps| camera.max_fps.is_none_or(|max| f64::from(max) > *fps)) {
@@ -294,7 +314,13 @@ impl<D: Device> Roster<D> {
     }
 
     /// Is there room for these? Before the engine has been measured nobody knows; then they come.
-    fn ask(&self, cameras: &[&Camera], priority: Priority) -> Verdict {
+    fn ask(&self, asked: &Asked) -> Verdict {
+        let board = &self.wiring.board;
+        board.admission.ask(asked, board).map_or(Verdict::Accept, |(verdict, _)| verdict)
+    }
+
+    /// What these ask for, each as much as their mean.
+    fn asked(&self, cameras: &[&Camera], priority: Priority) -> Asked {
         let online: Vec<(f64, f64)> = self
             .wiring
             .board
@@ -312,24 +338,34 @@ impl<D: Device> Roster<D> {
         let fps = caps.sum::<f64>() / cameras.len() as f64;
         let ring = cameras.iter().map(|camera| camera.ring).max().unwrap_or_default();
         let count = u32::try_from(cameras.len()).unwrap_or(u32::MAX);
-        let asked = Asked { stream: Stream { fps, pixels, ring }, count, priority };
-        self.wiring
-            .board
-            .admission
-            .ask(&asked, &self.wiring.board)
-            .map_or(Verdict::Accept, |(verdict, _)| verdict)
+        Asked { stream: Stream { fps, pixels, ring }, count, priority }
     }
 
-    /// Seats a camera and starts it. False, said in the log, when that cannot be.
-    fn come(&mut self, camera: &Camera, cap: Option<f64>) -> bool {
-        let terms = terms(camera, cap);
+    /// Gives a camera its new terms while it runs.
+    fn retune(&self, camera: &Camera) {
+        let Some(Running { id, .. }) = self.running.get(&camera.name) else { return };
+        let terms = terms(camera, self.caps.get(&camera.name).copied());
+        let card = self.wiring.board.camera(*id);
+        card.set_terms(terms);
+        self.wiring.lanes[card.lane()].harbour.retune(*id, terms.weight, terms.max_fps);
+        tracing::info!(
+            camera = &*camera.name,
+            weight = terms.weight,
+            max_fps = terms.max_fps,
+            "The camera goes on with other terms."
+        );
+    }
+
+    /// Seats a camera and starts it, at the rate at which it was let in. `None`, said in the log, when that cannot be.
+    fn come(&mut self, camera: &Camera) -> Option<CameraId> {
+        let terms = terms(camera, self.caps.get(&camera.name).copied());
         let Some(id) = self.wiring.board.seat(&camera.name, terms) else {
             tracing::error!(
                 camera = &*camera.name,
                 "More than {} different cameras have come since the start: restart weir for this one.",
                 self.wiring.board.capacity()
             );
-            return false;
+            return None;
         };
         // Who watches a camera that only changed goes on.
         if !self.wiring.audience.cameras().contains(&id) {
@@ -337,11 +373,11 @@ impl<D: Device> Roster<D> {
         }
         let port = self.berth(id, camera, CameraSettings { max_fps: terms.max_fps, ..settings(camera) });
         match self.join(id, camera, port) {
-            Ok(()) => true,
+            Ok(()) => Some(id),
             Err(fault) => {
                 tracing::error!(camera = &*camera.name, "The camera cannot be started: {fault}");
                 self.wiring.board.camera(id).set_link(Link::Removed);
-                false
+                None
             }
         }
     }

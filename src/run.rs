@@ -91,10 +91,14 @@ pub fn run(config: Config, reread: Reread) -> Result<(), Fault> {
 ///
 /// # Errors
 /// What kept it from starting, or made it stop.
-pub fn run_on<D: Device>(config: Config, devices: Vec<D>, spec: Arc<ModelSpec>) -> Result<(), Fault> {
+pub fn run_on<D: Device>(
+    config: Config,
+    reread: Reread,
+    devices: Vec<D>,
+    spec: Arc<ModelSpec>,
+) -> Result<(), Fault> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let listener = http::bind(config.http.bind)?;
-    let reread = Box::new(|| Err("this daemon reads its configuration once".to_owned()));
     Daemon { config, reread, devices, spec, clock }.run(listener)
 }
 

@@ -157,6 +157,7 @@ fn profiles_load_once_they_have_a_model_and_a_camera() {
             .unwrap_or_else(|report| panic!("{name}: {}", report.render(false)));
         assert!(warnings.is_empty(), "{name}: {warnings:?}");
         assert_eq!(config.batcher.max_batch_frames, frames, "{name}");
+        assert_eq!(config.infer.execution.to_string(), "cuda, then cpu", "{name}");
         let report = World::usual().load(&text).expect_err("it has no model and no camera").render(false);
         assert!(report.contains("model") && report.contains("cameras"), "{name}: {report}");
     }
@@ -537,7 +538,13 @@ fn between_two_configurations_cameras_come_change_and_go() {
     let model = "[model]\nname = \"demo\"\n";
     let text = |rest: &[String]| format!("{model}{}", rest.concat());
     let load = |world: &World, text: &str| world.load(text).expect("it is good").0;
-    let old = text(&[camera("stays", ""), camera("goes", ""), camera("secret", secret), camera("zoned", "")]);
+    let old = text(&[
+        camera("stays", ""),
+        camera("goes", ""),
+        camera("secret", secret),
+        camera("capped", "weight = 2"),
+        camera("both", ""),
+    ]);
     let before = load(&world, &old);
     assert!(weir::config::between(&before, &load(&world, &old)).is_empty());
 
@@ -545,7 +552,8 @@ fn between_two_configurations_cameras_come_change_and_go() {
         camera("comes", ""),
         camera("stays", ""),
         camera("secret", secret),
-        camera("zoned", "max_fps = 5"),
+        camera("capped", "max_fps = 5"),
+        camera("both", "max_fps = 5\nring_buffer_ms = 200"),
         "[batcher]\nmax_wait_ms = 7\n[track]\nlost_ms = 3000\n".to_owned(),
     ]);
     // The password is another one, though the file's text is the same.
@@ -554,7 +562,27 @@ fn between_two_configurations_cameras_come_change_and_go() {
     let names =
         |cameras: &[weir::config::Camera]| cameras.iter().map(|c| c.name.to_string()).collect::<Vec<_>>();
     assert_eq!(names(&changes.added), ["comes"]);
-    assert_eq!(names(&changes.changed), ["secret", "zoned"]);
+    assert_eq!(names(&changes.changed), ["secret", "both"]);
+    assert_eq!(names(&changes.retuned), ["capped"]);
     assert_eq!(changes.removed, ["goes".into()]);
     assert_eq!(changes.restart, ["[batcher]", "[track]"]);
+}
+
+#[test]
+fn a_tenants_new_camera_changes_the_others_only_in_their_terms() {
+    let world = World::usual();
+    let text = |names: &[&str]| {
+        let cameras = names.iter().map(|name| {
+            format!("[cameras.{name}]\nsource = \"rtsp://10.0.0.1/{name}\"\ntenant = \"shop\"\n")
+        });
+        format!(
+            "[model]\nname = \"demo\"\n[tenants.shop]\nmax_camera_fps = 30\n{}",
+            cameras.collect::<String>()
+        )
+    };
+    let load = |names: &[&str]| world.load(&text(names)).expect("it is good").0;
+    let changes = weir::config::between(&load(&["a", "b"]), &load(&["a", "b", "c"]));
+    let terms: Vec<_> = changes.retuned.iter().map(|camera| (&*camera.name, camera.max_fps)).collect();
+    assert_eq!(terms, [("a", Some(10.0)), ("b", Some(10.0))]);
+    assert!(changes.changed.is_empty() && changes.added.len() == 1 && changes.restart.is_empty());
 }

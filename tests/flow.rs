@@ -13,10 +13,16 @@ use weir::frame::Fate;
 
 const PACED: Steering = Steering::Paced { target: Duration::from_millis(100) };
 
-fn balanced(outcome: &Outcome) {
+/// What is drawn differs by these: phases, jitter, how long a run takes.
+const SEEDS: [u64; 3] = [1, 2, 3];
+
+/// Plays this world, and sees that each of its frames has exactly one fate.
+fn play(world: &World) -> Outcome {
+    let outcome = world.play();
     let came: u64 = outcome.came.iter().sum();
     let fates: u64 = outcome.fates.iter().flatten().sum();
     assert_eq!(came, fates + outcome.in_flight, "each frame has exactly one fate");
+    outcome
 }
 
 #[test]
@@ -29,17 +35,22 @@ fn the_target_is_kept_at_every_load_and_costs_no_goodput() {
         ("cpu", 120.0, Arrivals::Steady),
     ] {
         let curve = curve(name);
-        for load in [0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.1, 1.5, 3.0] {
-            let play = |steering| World::new(cameras(load, &curve, arrivals), &curve, steering).play();
-            // With a twentieth to spare: what rides on the edge of the target is inside it by luck.
+        let loads = [0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 1.0, 1.1, 1.5, 2.5, 3.0];
+        for (load, seed) in loads.into_iter().flat_map(|load| SEEDS.map(|seed| (load, seed))) {
+            let play = |steering| {
+                play(&World { seed, ..World::new(cameras(load, &curve, arrivals), &curve, steering) })
+            };
+            // With a twentieth to spare: what rides on the edge of the target is inside it by luck. Against a fixed setting that uses the
+            // target to the last tenth of a millisecond the pacer has between 0.947 (gpu, 60 ms, load 0.95: a fixed 32 has a p95 of
+            // 60.0) and 1.2 of the goodput; and where only such a setting holds the target at all (gpu, 100 ms, Poisson, 2.5 times
+            // the load: 98 to 99.6 ms), the pacer's p95 is 102 to 106 ms.
             let fixed = best_fixed(&curve, &[0.0, 5.0, 30.0, 100.0], 0.95 * target, play);
             let Some((.., fixed)) = fixed else { continue };
             let paced = play(Steering::Paced { target: ms(target) });
-            balanced(&paced);
-            let said = format!("{name}, {target} ms, {arrivals:?}, load {load}");
+            let said = format!("{name}, {target} ms, {arrivals:?}, load {load}, seed {seed}");
             assert!(paced.p95() <= target, "{said}: p95 {:.1}", paced.p95());
             let part = paced.goodput() / fixed.goodput();
-            assert!(part >= 0.97, "{said}: {part:.3} of the best fixed setting's goodput");
+            assert!(part >= 0.98, "{said}: {part:.3} of the best fixed setting's goodput");
         }
     }
 }
@@ -52,8 +63,7 @@ fn beyond_capacity_the_engine_is_full_losses_are_even_and_latency_is_flat() {
         for policy in [DropPolicy::Oldest, DropPolicy::SkipFrame] {
             let cameras: Vec<Camera> =
                 cameras(load, &curve, Arrivals::Steady).into_iter().map(|c| c.policy(policy)).collect();
-            let outcome = World::new(cameras.clone(), &curve, PACED).play();
-            balanced(&outcome);
+            let outcome = play(&World::new(cameras.clone(), &curve, PACED));
             assert!(
                 outcome.goodput() >= 0.98 * curve.capacity(),
                 "{load} {policy:?}: {:.0}",
@@ -73,14 +83,19 @@ fn beyond_capacity_the_engine_is_full_losses_are_even_and_latency_is_flat() {
 fn cameras_of_mixed_rates_keep_their_own() {
     let curve = curve("gpu");
     let mixed: Vec<Camera> = [30.0, 30.0, 15.0, 10.0].map(|fps| Camera::new(fps, Arrivals::Steady)).to_vec();
-    let outcome = World::new(mixed.clone(), &curve, PACED).play();
-    for (id, camera) in mixed.iter().enumerate() {
-        assert!((outcome.rate(id) - camera.fps).abs() < 0.2, "{} of {}", outcome.rate(id), camera.fps);
-    }
-    // Nothing but one run, decoding and analysis, and at most 5 ms of waiting for company or for the engine, at the median.
+    // Nothing but decoding (10 ms at most, 9.75 at the 95th percentile), one run and analysis; and at most 5 ms of waiting for company or
+    // for the engine, which is busy a fifth of the time.
     let service = curve.service(1).as_secs_f64() * 1e3;
-    let over = outcome.p50() - service - 7.5 - 1.0;
-    assert!(over <= 5.0, "{over:.1} ms over the service time");
+    for seed in SEEDS {
+        let outcome = play(&World { seed, ..World::new(mixed.clone(), &curve, PACED) });
+        for (id, camera) in mixed.iter().enumerate() {
+            let rate = outcome.rate(id);
+            assert!((rate - camera.fps).abs() < 0.2, "seed {seed}: {rate} of {}", camera.fps);
+            let p95 = outcome.percentile(0.95, |of| of == id, WARM, f64::INFINITY);
+            let over = p95 - service - 9.75 - 1.0;
+            assert!(over <= 5.0, "seed {seed}: {over:.1} ms over the service time at {} fps", camera.fps);
+        }
+    }
 }
 
 #[test]
@@ -89,31 +104,47 @@ fn eight_jittered_cameras_fill_their_batches_at_saturation() {
     // 120 fps come, 111 fit. On an engine that pads, the eighth frame costs nothing but the wait for it. One that does not is
     // better off running seven at once than waiting for the eighth, so it is not asked for that.
     let curve = Curve::new(&rungs.map(|(frames, service)| Rung { frames, service: ms(service) })).padded();
-    // A Poisson process has long gaps that no wait of 30 ms bridges; it needs more of them to be saturated throughout.
-    for (fps, arrivals) in [(15.0, Arrivals::Jittered(0.5)), (20.0, Arrivals::Poisson)] {
-        let cameras = vec![Camera::new(fps, arrivals); 8];
-        let outcome = World::new(cameras, &curve, Steering::Paced { target: ms(500.0) }).play();
-        assert!(outcome.fill() >= 7.9, "{arrivals:?}: {:.2} of 8 slots", outcome.fill());
+    // A Poisson process has long gaps that no wait of 30 ms bridges: at 15 frames/s the engine rests 4 % of the time and runs 7.49 to 7.67 of
+    // 8 slots by seed, as waiting for the eighth then costs more frames than it saves. At 20 the queue hardly ever runs dry.
+    for (fps, arrivals, least) in [
+        (15.0, Arrivals::Jittered(0.5), 7.9),
+        (15.0, Arrivals::Poisson, 7.4),
+        (20.0, Arrivals::Poisson, 7.85),
+    ] {
+        for seed in SEEDS {
+            let cameras = vec![Camera::new(fps, arrivals); 8];
+            let steering = Steering::Paced { target: ms(500.0) };
+            let outcome = play(&World { seed, ..World::new(cameras, &curve, steering) });
+            let fill = outcome.fill();
+            assert!(fill >= least, "{fps} fps, {arrivals:?}, seed {seed}: {fill:.2} of 8 slots");
+        }
     }
 }
 
 #[test]
 fn a_load_step_is_over_within_two_seconds_and_nothing_swings() {
     let curve = curve("gpu");
-    let mut world = World::new(cameras(0.3, &curve, Arrivals::Steady), &curve, PACED);
-    (world.steps, world.seconds) = (vec![(0.0, 1.0), (10.0, 5.0), (30.0, 1.0)], 50.0);
-    let outcome = world.play();
-    balanced(&outcome);
-    for (from, to) in [(5.0, 10.0), (12.0, 30.0), (32.0, 50.0)] {
-        let p95 = outcome.percentile(0.95, |_| true, from, to);
-        assert!(p95 <= 100.0, "{from} to {to} s: p95 {p95:.1}");
-        // Once settled, the wait stays where it is.
-        let settled = |at: f64| (from + 2.0..to).contains(&at);
-        let waits = outcome.paces.iter().filter(|(at, _)| settled(at.as_nanos() as f64 / 1e9));
-        let waits: Vec<f64> = waits.map(|(_, pace)| pace.wait.as_secs_f64() * 1e3).collect();
-        let mean = waits.iter().sum::<f64>() / waits.len() as f64;
-        let swing = waits.iter().map(|wait| (wait - mean).abs()).fold(0.0, f64::max);
-        assert!(swing <= 0.2 * mean + 0.5, "{from} to {to} s: {swing:.2} around {mean:.2} ms");
+    for seed in SEEDS {
+        let mut world = World::new(cameras(0.3, &curve, Arrivals::Steady), &curve, PACED);
+        (world.steps, world.seconds) = (vec![(0.0, 1.0), (10.0, 5.0), (30.0, 1.0)], 50.0);
+        let outcome = play(&World { seed, ..world });
+        for (from, to) in [(5.0, 10.0), (10.0, 30.0), (30.0, 50.0)] {
+            // The p95 of the last second, looked at each tenth of a second from two after the step on.
+            for end in (0..).map(|n| from + 2.0 + 0.1 * f64::from(n)).take_while(|end| *end <= to) {
+                let p95 = outcome.percentile(0.95, |_| true, end - 1.0, end);
+                assert!(
+                    p95 <= 100.0,
+                    "seed {seed}, step at {from} s: p95 {p95:.1} in the second before {end:.1}"
+                );
+            }
+            // Once settled, the wait stays where it is.
+            let settled = |at: f64| (from + 2.0..to).contains(&at);
+            let waits = outcome.paces.iter().filter(|(at, _)| settled(at.as_nanos() as f64 / 1e9));
+            let waits: Vec<f64> = waits.map(|(_, pace)| pace.wait.as_secs_f64() * 1e3).collect();
+            let mean = waits.iter().sum::<f64>() / waits.len() as f64;
+            let swing = waits.iter().map(|wait| (wait - mean).abs()).fold(0.0, f64::max);
+            assert!(swing <= 0.2 * mean, "seed {seed}, {from} to {to} s: {swing:.2} around {mean:.2} ms");
+        }
     }
 }
 
@@ -124,10 +155,10 @@ fn bulk_takes_the_slack_and_no_more() {
     let realtime = |load: f64| cameras(load, &curve, Arrivals::Steady);
     let bulk: Vec<Camera> = cameras(2.0, &curve, Arrivals::Steady).into_iter().map(Camera::bulk).collect();
     for load in [0.5, 2.0] {
-        let alone = World::new(realtime(load), &curve, PACED).play();
+        let alone = play(&World::new(realtime(load), &curve, PACED));
         let count = realtime(load).len();
-        let both = World::new(realtime(load).into_iter().chain(bulk.clone()).collect(), &curve, PACED).play();
-        balanced(&both);
+        let all = realtime(load).into_iter().chain(bulk.clone()).collect();
+        let both = play(&World::new(all, &curve, PACED));
         let is_realtime = |camera: usize| camera < count;
         let p95 = |o: &Outcome| o.percentile(0.95, is_realtime, WARM, f64::INFINITY);
         let moved = p95(&both) - p95(&alone);
@@ -153,7 +184,7 @@ fn bulk_takes_the_slack_and_no_more() {
 fn littles_law_holds() {
     let curve = curve("gpu");
     for load in [0.5, 0.9, 2.0] {
-        let outcome = World::new(cameras(load, &curve, Arrivals::Steady), &curve, PACED).play();
+        let outcome = play(&World::new(cameras(load, &curve, Arrivals::Steady), &curve, PACED));
         let left: u64 = outcome.fates.iter().flatten().sum();
         let (l, lambda) = (outcome.integral / outcome.seconds, left as f64 / outcome.seconds);
         let w = outcome.sojourn / left as f64;
@@ -161,18 +192,43 @@ fn littles_law_holds() {
     }
 }
 
+/// An engine for 12,800 frames a second.
+fn fast() -> Curve {
+    let rungs = [(1, 0.5), (8, 1.0), (32, 2.5)];
+    Curve::new(&rungs.map(|(frames, service)| Rung { frames, service: ms(service) }))
+}
+
+/// As many as one daemon is asked to hold: below the engine's rate all is inferred soon, above it each camera gets the same.
+#[test]
+fn two_thousand_cameras_are_served_alike() {
+    let fast = fast();
+    for load in [0.5, 0.9, 1.5] {
+        let fps = load * fast.capacity() / 2_000.0;
+        let mut world = World::new(vec![Camera::new(fps, Arrivals::Steady); 2_000], &fast, PACED);
+        world.seconds = 8.0;
+        let outcome = play(&world);
+        let least = 0.99 * load.min(1.0) * fast.capacity();
+        assert!(outcome.goodput() >= least, "load {load}: {:.0} frames/s", outcome.goodput());
+        let rates = (0..2_000).map(|camera| outcome.rate(camera));
+        let (slowest, fastest) = rates.fold((f64::MAX, 0.0f64), |(l, m), r| (l.min(r), m.max(r)));
+        // One frame more or less in five seconds, at either end.
+        assert!(fastest - slowest <= 0.41, "load {load}: {slowest:.2} to {fastest:.2} frames/s");
+        // Above it, what a camera gives at its turn is up to one of its frame intervals old, 104 ms.
+        let late = if load < 1.0 { 20.0 } else { 1e3 / fps + 15.0 };
+        assert!(outcome.p95() <= late, "load {load}: p95 {:.1}", outcome.p95());
+        assert!(load > 1.0 || outcome.lost() == 0.0, "load {load}: {:.4} lost", outcome.lost());
+    }
+}
+
 /// A camera that falls silent and comes back, among a thousand, is nobody's trouble.
 #[test]
 fn a_stalled_camera_among_many_costs_nobody_a_frame() {
-    let fast = Curve::new(
-        &[(1, 0.5), (8, 1.0), (32, 2.5)].map(|(frames, service)| Rung { frames, service: ms(service) }),
-    );
+    let fast = fast();
     let mut cameras = vec![Camera::new(10.0, Arrivals::Steady); 999];
     cameras.push(Camera::new(10.0, Arrivals::Stalled(4.0, 7.0)));
     let mut world = World::new(cameras, &fast, PACED);
     world.seconds = 10.0;
-    let outcome = world.play();
-    balanced(&outcome);
+    let outcome = play(&world);
     let lost: u64 =
         outcome.fates.iter().map(|fates| fates.iter().sum::<u64>() - fates[Fate::Inferred as usize]).sum();
     assert_eq!(lost, 0);
@@ -201,7 +257,7 @@ fn the_predicted_latency_is_what_the_simulator_sees() {
             for seed in 1..=20 {
                 let mut world = World::new(all.clone(), &curve, PACED);
                 (world.seed, world.seconds) = (seed, 10.0);
-                let late = world.play().done.into_iter().filter(|d| d.at.as_nanos() as f64 >= WARM * 1e9);
+                let late = play(&world).done.into_iter().filter(|d| d.at.as_nanos() as f64 >= WARM * 1e9);
                 seen.extend(late.map(|d| d.latency));
             }
             seen.sort_unstable();

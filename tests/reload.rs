@@ -176,15 +176,87 @@ fn cameras_that_do_not_fit_are_refused() {
             .as_f64()
             .filter(|_| flow["admission"]["decode_ns_per_pixel"].is_number())
     });
-    let many: Vec<String> = (0..200).map(|i| pattern(&format!("many{i}"), "")).collect();
+    let bulk = |i: u32| if i.is_multiple_of(2) { "" } else { "priority = \"bulk\"" };
+    let many: Vec<String> = (0..400).map(|i| pattern(&format!("many{i}"), bulk(i))).collect();
     daemon.rewrite(&[pattern("door", ""), many.concat()].concat());
     let (status, after, body) = daemon.reload();
     assert_eq!((status, &body["error"]["code"]), (503, &json!("no_capacity")), "{body}");
     assert!(after.is_some_and(|after| after.parse::<u32>().is_ok_and(|s| s > 0)));
     let applied = &body["applied"];
     let count = |key: &str| applied[key].as_array().expect("a list").len();
-    println!("{} of 200 came, the ceiling is {}", count("added"), body["error"]["ceiling"]);
-    assert!(count("added") < 200 && count("added") + count("refused") == 200, "{applied}");
+    println!("{} of 400 came, the ceiling is {}", count("added"), body["error"]["ceiling"]);
+    assert!(count("added") < 400 && count("added") + count("refused") == 400, "{applied}");
+    // What realtime cameras have taken is not there for bulk ones once more.
+    let added = applied["added"].as_array().expect("a list").iter().filter_map(Value::as_str);
+    let [even, odd] = [0, 1].map(|rest| {
+        added
+            .clone()
+            .filter(|name| name.trim_start_matches("many").parse::<u32>().is_ok_and(|i| i % 2 == rest))
+            .count()
+    });
+    println!("{even} realtime, {odd} bulk");
+    assert!(2 * odd < even, "{even} realtime ones, and {odd} bulk ones beside them");
     assert_eq!(daemon.camera("door")["attempts"], 1);
     assert_eq!(names(&daemon).len(), 1 + count("added"));
+}
+
+/// A camera like [`pattern`]'s that an engine notices, with pictures that the script reads.
+fn quick(name: &str, rest: &str, more: &str) -> String {
+    let larger = pattern(name, rest).replace("320", "640").replace("240", "480");
+    format!("{}{more}", larger.replace("fps = \"2\"", "fps = \"20\""))
+}
+
+/// An engine of 40 frames/s, of which 28 are planned for and 20 are taken: there is room for the rest of one camera, whichever class asks
+/// first, and the other one is told so though nothing of the first was measured yet.
+#[test]
+fn what_was_let_in_a_moment_ago_is_counted_and_its_rate_stays() {
+    if !ready("what_was_let_in_a_moment_ago_is_counted_and_its_rate_stays") {
+        return;
+    }
+    // Far above what a batch of four takes: the pacer uses it.
+    let batcher = "[batcher]\nslo_p95_ms = 1000\n";
+    let file = |cameras: &[String]| format!("{batcher}{}", cameras.concat());
+    let door = quick("door", "", "");
+    let daemon = Daemon::scripted_with(&file(std::slice::from_ref(&door)), &[("SCRIPTED_MS", "100")]);
+    daemon.wait_state("door", "online");
+    until("admission knows what the door asks for", || {
+        let flow: Value = serde_json::from_str(&daemon.get("/api/v1/flow").ok()?).ok()?;
+        flow["admission"]["rho"].as_f64().filter(|rho| *rho > 0.4)
+    });
+    let reload = |cameras: &[String]| {
+        daemon.rewrite(&file(cameras));
+        let (_, _, body) = daemon.reload();
+        if body["applied"].is_object() { body["applied"].clone() } else { body }
+    };
+    let yard = |more: &str| quick("yard", "", more);
+    let shed = quick("shed", "priority = \"bulk\"", "");
+    let applied = reload(&[door.clone(), yard(""), shed.clone()]);
+    assert_eq!((&applied["added"], &applied["refused"]), (&json!(["yard"]), &json!(["shed"])), "{applied}");
+    let cap =
+        applied["capped"]["yard"].as_f64().unwrap_or_else(|| panic!("the yard fits in part: {applied}"));
+
+    // Asked again at once it is the same, since the yard was let in.
+    let applied = reload(&[door.clone(), yard(""), shed]);
+    assert_eq!((&applied["added"], &applied["refused"]), (&json!([]), &json!(["shed"])), "{applied}");
+
+    // Another zone is no reason to have more than there was room for; settings of its own that give less are kept.
+    daemon.wait_state("yard", "online");
+    let zone = "[cameras.yard.zones.all]\npolygon = [[0, 0], [1, 0], [1, 1], [0, 1]]\n";
+    assert_eq!(reload(&[door.clone(), yard(zone)])["changed"], json!(["yard"]));
+    assert_eq!(daemon.camera("yard")["max_fps"], json!(cap));
+    daemon.wait_state("yard", "online");
+    let attempts = daemon.camera("yard")["attempts"].clone();
+
+    // Terms alone are taken up while it runs, up and down, and never above the cap.
+    for (fps, gets) in [(1.0, 1.0), (2.0, 2.0), (60.0, cap)] {
+        let yard = quick("yard", &format!("weight = 3\nmax_fps = {fps}"), zone);
+        assert_eq!(reload(&[door.clone(), yard])["changed"], json!(["yard"]));
+        let now = daemon.camera("yard");
+        assert_eq!((&now["max_fps"], &now["weight"]), (&json!(gets), &json!(3)));
+        let before = inferred(&daemon, "yard");
+        until("it goes on", || (inferred(&daemon, "yard") > before + 2).then_some(()));
+    }
+    assert_eq!(daemon.camera("yard")["attempts"], attempts);
+    assert_eq!(story(&daemon, "yard"), ["online", "offline changed", "online"]);
+    assert_eq!(story(&daemon, "door"), ["online"]);
 }

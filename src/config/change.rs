@@ -14,6 +14,8 @@ pub struct Changes {
     pub added: Vec<Camera>,
     /// Cameras of the same name that are configured otherwise, also by a changed password or pipeline file.
     pub changed: Vec<Camera>,
+    /// Cameras of which only `weight` or `max_fps` differ, which another camera of their tenant is enough for: they go on running.
+    pub retuned: Vec<Camera>,
     /// Cameras that are no longer there.
     pub removed: Vec<Arc<str>>,
     /// Sections that differ and need a restart, as they are written: `[batcher]`.
@@ -33,10 +35,11 @@ pub fn between(old: &Config, new: &Config) -> Changes {
         |config: &'_ Config, name: &str| config.cameras.iter().position(|camera| *camera.name == *name);
     let mut changes = Changes::default();
     for camera in &new.cameras {
-        match find(old, &camera.name) {
+        match find(old, &camera.name).map(|at| &old.cameras[at]) {
             None => changes.added.push(camera.clone()),
-            Some(at) if old.cameras[at] != *camera => changes.changed.push(camera.clone()),
-            Some(_) => {}
+            Some(old) if old == camera => {}
+            Some(old) if retuned(old, camera) == *camera => changes.retuned.push(camera.clone()),
+            Some(_) => changes.changed.push(camera.clone()),
         }
     }
     let gone = old.cameras.iter().filter(|camera| find(new, &camera.name).is_none());
@@ -75,6 +78,11 @@ pub fn between(old: &Config, new: &Config) -> Changes {
     ];
     changes.restart = sections.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect();
     changes
+}
+
+/// A camera as it was, but with the terms of another one.
+fn retuned(old: &Camera, terms: &Camera) -> Camera {
+    Camera { weight: terms.weight, max_fps: terms.max_fps, ..old.clone() }
 }
 
 fn same_http(a: &Http, b: &Http) -> bool {

@@ -276,6 +276,17 @@ impl<T> Batcher<T> {
         assert!(before.is_none(), "camera {} was added twice", id.0);
     }
 
+    /// A camera's share and rate from now on; what waits of it stays. Nothing happens when it is not there.
+    pub fn retune(&mut self, id: CameraId, weight: u32, max_fps: Option<f64>) {
+        let Some(camera) = self.cameras.get_mut(id.index()).and_then(Option::as_mut) else { return };
+        (camera.settings.weight, camera.settings.max_fps) = (weight, max_fps);
+        camera.turn.set_weight(weight);
+        match (&mut camera.cap, max_fps) {
+            (Some(cap), Some(fps)) => cap.set(fps),
+            (cap, fps) => *cap = fps.map(Cap::new),
+        }
+    }
+
     /// A camera goes; it may be added again, with other settings. What waits of it is left out: follow it with
     /// [`Batcher::take_dropped`]. Nothing happens when it is not there.
     pub fn remove_camera(&mut self, id: CameraId) {
@@ -407,6 +418,11 @@ impl<T> Batcher<T> {
             }
         }
         Step::Idle
+    }
+
+    /// Were frames given up since the last [`Batcher::take_dropped`]?
+    pub fn has_dropped(&self) -> bool {
+        !self.dropped.is_empty()
     }
 
     /// Appends the frames given up since the last call, each with its fate.

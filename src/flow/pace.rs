@@ -9,7 +9,7 @@
 //!   reach their ring. The largest promised batch is the start. From there the measured p95 decides: above
 //!   the target for [`MISSES`] looks in a row, down to the largest batch whose saving, twice the difference of the service times, covers
 //!   the excess; below it while frames are lost, one size up if the same sum says that the target would hold. A size that failed
-//!   is left alone for a time that doubles, so that the size does not saw. Where no batch is small
+//!   is left alone for a time that doubles while it fails again soon, so that the size does not saw. Where no batch is small
 //!   enough to reach the target, it is not aimed at: missing it *and* wasting the engine helps nobody.
 //! - **The wait limit** Δ. Waits happen only where they pay ([`Wait::WherePays`]); Δ bounds them by what the target leaves:
 //!   `target − base − 2·S(b)` for the batches that run now, never above `max_wait`, halved when the target is missed. It moves
@@ -36,6 +36,8 @@ const ENOUGH: usize = 20;
 pub(super) const AIM: f64 = 0.9;
 /// How long a failed rung is left alone, at first and at most.
 const HOLD: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// A miss within this time after a hold has ended is the same trouble again; a later one is another.
+const SOON: Duration = Duration::from_secs(60);
 
 /// What is promised, and the operator's limits.
 #[derive(Clone, Copy, Debug)]
@@ -116,7 +118,8 @@ pub struct Pacer {
     /// Shrinks the wait after a miss, 0..=1.
     trim: f64,
     failed: Option<Failed>,
-    hold: Duration,
+    /// The last hold, and when it ends.
+    hold: Option<(Duration, Tick)>,
     seen: Seen,
     /// Until when lost frames count as saturation.
     saturated_until: Tick,
@@ -162,7 +165,7 @@ impl Pacer {
             misses: 0,
             trim: 1.0,
             failed: None,
-            hold: HOLD.0,
+            hold: None,
             seen: Seen::default(),
             saturated_until: Tick::ZERO,
             hopeless_until: Tick::ZERO,
@@ -285,6 +288,14 @@ impl Pacer {
         self.failed.is_none_or(|failed| frames < failed.frames || now >= failed.until)
     }
 
+    /// When the hold ends that a miss begins.
+    fn hold_from(&mut self, now: Tick) -> Tick {
+        let last = self.hold.filter(|(_, ended)| now.since(*ended) < SOON);
+        let hold = last.map_or(HOLD.0, |(hold, _)| (2 * hold).min(HOLD.1));
+        self.hold = Some((hold, now + hold));
+        now + hold
+    }
+
     /// Moves the largest batch.
     fn size(
         &mut self,
@@ -311,13 +322,11 @@ impl Pacer {
             let down =
                 self.sizes().rfind(|frames| *frames < slots && p95.saturating_sub(saving(*frames)) <= target);
             let Some(down) = down else {
-                self.hopeless_until = now + self.hold;
-                self.hold = (2 * self.hold).min(HOLD.1);
+                self.hopeless_until = self.hold_from(now);
                 self.pace.slots = self.most();
                 return Reason::Unreachable;
             };
-            self.failed = Some(Failed { frames: slots, until: now + self.hold });
-            self.hold = (2 * self.hold).min(HOLD.1);
+            self.failed = Some(Failed { frames: slots, until: self.hold_from(now) });
             self.pace.slots = down;
             return Reason::TargetMissed;
         }
@@ -422,6 +431,25 @@ mod tests {
         assert_eq!(paces[down].slots, 20);
         let there = paces[down..].iter().filter(|pace| pace.slots == 20).count();
         assert!(there >= 50, "{there} of {} looks", paces.len() - down);
+    }
+
+    #[test]
+    fn misses_that_are_far_apart_cost_the_first_hold_each() {
+        // Every two minutes something takes the machine for a second.
+        let mut pacer = pacer(100.0);
+        for minutes in (0..20).step_by(2) {
+            let from = 1 + minutes * 240;
+            play(&mut pacer, from, 3, 10, |_| 105.0);
+            let calm = play(&mut pacer, from + 3, 120, 10, |_| 60.0);
+            let held = calm.iter().take_while(|pace| pace.slots < 32).count() as u32;
+            assert!(held > 0, "minute {minutes}: the miss has an answer");
+            assert!(held * EVERY <= HOLD.0 + 4 * EVERY, "minute {minutes}: {held} looks");
+        }
+        // The same without the calm between them: the holds double.
+        let mut restless = super::tests::pacer(100.0);
+        let paces = play(&mut restless, 1, 480, 10, |slots| 50.0 + 2.0 * (4.0 + slots as f64));
+        let tries = paces.windows(2).filter(|two| two[0].slots < 32 && two[1].slots == 32).count();
+        assert!((2..=4).contains(&tries), "{tries} in two minutes");
     }
 
     #[test]

@@ -311,7 +311,7 @@ pub struct Reloaded {
     /// Cameras that were started.
     #[schemars(with = "Vec<String>")]
     pub added: Vec<Arc<str>>,
-    /// Cameras that were started again with other settings.
+    /// Cameras that have other settings, and were started again unless those are only `weight` and `max_fps`.
     #[schemars(with = "Vec<String>")]
     pub changed: Vec<Arc<str>>,
     /// Cameras that were stopped.

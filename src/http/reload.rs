@@ -1,5 +1,6 @@
 //! `POST /api/v1/reload`: reads the configuration again. Cameras that are new come, if there is room for them; those that are configured
-//! otherwise start anew; those that are no longer there go. What else differs waits for a restart, and is named.
+//! otherwise start anew, unless only their `weight` or `max_fps` differs, with which they go on; those that are no longer there go. What
+//! else differs waits for a restart, and is named.
 //!
 //! 200 with `{"added": ["gate"], "changed": [], "removed": [], "capped": {"gate": 12.5}, "refused": [], "restart": ["[batcher]"]}`.
 //! 503 with `Retry-After` and the same under `applied`, when there was no room for a camera: `{"error": {"code": "no_capacity", "ceiling":

@@ -119,7 +119,8 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         let file = orders.join(format!("fail-{}", device.ordinal().unwrap_or(0)));
         Mortal(device, file)
     };
-    Ok(weir::run::run_on(config, devices.into_iter().map(mortal).collect(), spec)?)
+    let reread = Box::new(|| Err("this daemon reads its configuration once".to_owned()));
+    Ok(weir::run::run_on(config, reread, devices.into_iter().map(mortal).collect(), spec)?)
 }
 
 fn main() -> ExitCode {

@@ -146,7 +146,11 @@ impl Device for Scripted {
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args_os().nth(1).ok_or("which configuration?")?;
-    let (config, _) = Config::load(path.as_ref(), &System).map_err(|report| report.render(false))?;
+    let read = move || match Config::load(path.as_ref(), &System) {
+        Ok((config, _)) => Ok(config),
+        Err(report) => Err(report.render(false)),
+    };
+    let config = read()?;
     weir::log::init(&config.log, &System)?;
     let spec = Arc::new(Manifest::load_one_fault(&config.model.manifest)?.spec);
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
@@ -154,7 +158,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let batch = Duration::from_millis(number("SCRIPTED_MS").unwrap_or(0).into());
     let lane = |number| Scripted(Orders { folder: folder.clone(), number, batch });
     let lanes = (0..number("SCRIPTED_LANES").unwrap_or(1) as usize).map(lane).collect();
-    Ok(weir::run::run_on(config, lanes, spec)?)
+    Ok(weir::run::run_on(config, Box::new(read), lanes, spec)?)
 }
 
 fn main() -> ExitCode {

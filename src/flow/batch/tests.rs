@@ -455,3 +455,45 @@ fn a_backlog_of_bulk_costs_realtime_cameras_nothing() {
     let of = |camera| batch.iter().filter(|(key, ())| key.camera == CameraId(camera)).count();
     assert_eq!((of(0), of(1)), (150, 150), "two of four runs are the camera's");
 }
+
+/// Other terms while it runs: what waits stays, the new share and rate count from the next turn and frame on, and turns that were had
+/// under the old weight stay had.
+#[test]
+fn a_camera_gets_its_new_terms_while_it_runs() {
+    let mut batcher = Batcher::new(Settings { max_batch_frames: 1, max_wait: ms(0), ..Settings::default() });
+    let (capped, other) = (CameraId(0), CameraId(1));
+    let (mut batch, mut dropped) = (Vec::new(), Vec::new());
+    let settings = |max_fps| CameraSettings { max_frames: 4, max_fps, ..CameraSettings::default() };
+    batcher.add_camera(capped, settings(Some(5.0)));
+    batcher.add_camera(other, settings(None));
+    let mut seq = 0;
+    // A second of 20 frames a second each, of which the engine takes half: how many each gets, and how many of the first are skipped.
+    let mut second = |batcher: &mut Batcher<()>, from: u64| {
+        for tick in 0..20 {
+            let now = Tick::from_millis(from + tick * 50);
+            for camera in [capped, other] {
+                batcher.push(now, FrameKey { camera, seq }, ());
+            }
+            seq += 1;
+            batcher.poll(now, 1, &mut batch);
+        }
+        batcher.take_dropped(&mut dropped);
+        let got = [capped, other].map(|id| batch.iter().filter(|(key, ())| key.camera == id).count());
+        let skipped = dropped.iter().filter(|(key, (), fate)| key.camera == capped && *fate == Fate::Skipped);
+        let skipped = skipped.count();
+        batch.clear();
+        dropped.clear();
+        (got, skipped)
+    };
+    assert_eq!(second(&mut batcher, 1_000), ([5, 15], 15), "5 of 20 frames a second");
+    let waiting = batcher.waiting(other);
+    batcher.retune(capped, 1, None);
+    batcher.retune(other, 3, None);
+    assert_eq!(batcher.waiting(other), waiting);
+    let (_, skipped) = second(&mut batcher, 2_000);
+    assert_eq!(skipped, 0, "no cap any more");
+    assert_eq!(second(&mut batcher, 3_000).0, [5, 15], "one of four turns");
+    batcher.retune(capped, 1, Some(2.0));
+    assert_eq!(second(&mut batcher, 4_000).1, 18);
+    batcher.retune(CameraId(7), 1, None);
+}

@@ -33,6 +33,11 @@ impl Turn {
         Turn { priority, stride: TURN / u64::from(weight.max(1)), virtual_time: 0, last: 0 }
     }
 
+    /// Its next turns count by this weight; what it has had stays.
+    pub fn set_weight(&mut self, weight: u32) {
+        self.stride = Turn::new(self.priority, weight).stride;
+    }
+
     fn key(self) -> (u64, u64) {
         (self.virtual_time, self.last)
     }
