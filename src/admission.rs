@@ -282,7 +282,7 @@ impl Admission {
         inner.nvdec.resize(board.flow.lanes().len(), None);
         inner.arriving.resize(board.flow.lanes().len(), Arriving::default());
         let mut fair = vec![0.0; demands.len()];
-        for number in 0..inner.lanes.len() {
+        for (number, here) in on_lane.into_iter().enumerate() {
             let lane = board.flow.lane(number);
             let Some((pace, curve)) = lane.pace().filter(|_| lane.fault().is_none()) else {
                 inner.lanes[number] = None;
@@ -292,9 +292,8 @@ impl Admission {
             // Where none of our streams is decoded there, it is other programs' affair.
             let busy = report.as_ref().filter(|report| report.decoders > 0);
             let busy = busy.and_then(|report| report.decoder_utilization_ratio);
-            let steady =
-                std::mem::replace(&mut inner.arriving[number], on_lane[number]).is_like(&on_lane[number]);
-            let cost = report.as_ref().and_then(|report| on_lane[number].nvdec_cost(report));
+            let steady = std::mem::replace(&mut inner.arriving[number], here).is_like(&here);
+            let cost = report.as_ref().and_then(|report| here.nvdec_cost(report));
             if let Some(cost) = cost.filter(|_| steady) {
                 let fresh = inner.nvdec[number].map_or(cost, |old| old + FRESH * (cost - old));
                 inner.nvdec[number] = Some(fresh);
