@@ -3,7 +3,7 @@
     python3 tests/nvidia/daemon.py load CAMERAS     that many 1080p30 cameras: latency, losses, CPU
     python3 tests/nvidia/daemon.py cpu CAMERAS      with EXECUTION='"cpu"': the engine's threads and the decoders'
     python3 tests/nvidia/daemon.py works            events, snapshots, a still, streams that NVDEC does not take
-    python3 tests/nvidia/daemon.py churn ROUNDS [N] N cameras (20) come and go by a reload, so many times: memory of the process and of the GPU
+    python3 tests/nvidia/daemon.py churn ROUNDS [N] N cameras (20) come and go by a reload, so many times, 10 and more: memory of process and GPU
     python3 tests/nvidia/daemon.py lanes CAMERAS    so many cameras on two GPUs, of which the engine of one is ended
 
 GPUS=[0] or another list is `[infer] gpus` of the daemon. `lanes` runs MORTAL, the example mortal-weir beside weir.
@@ -325,10 +325,11 @@ def churn(rounds, many=20):
         # weir has room for 256 names between two starts: they come back, with the numbers that they had.
         reload(stay + [(f"n{n}", urls[(n + number) % 4]) for n in range(many)])
         reload(stay)
-        time.sleep(0.3)
+        # NVML is read every other second.
+        time.sleep(0.3 if number % 5 < 4 else 2.5)
         page = metrics()
         rows.append([weir.resident(), total(page, "weir_gpu_memory_used_bytes") / 1e6, total(page, "weir_gpu_decoders")])
-        if number % 10 == 9 or number + 1 == rounds:
+        if number % 5 == 4:
             print(f"after {(number + 1) * many} cameras, {time.time() - began:.0f} s: {rows[-1][0]:.1f} MB, GPU {rows[-1][1]:.1f} MB, {rows[-1][2]:.0f} decoders")
     page = metrics()
     lost = {f: sum(total(page, "weir_frames_total", camera=n, fate=f) for n, _ in stay) for f in LOST}
@@ -336,11 +337,12 @@ def churn(rounds, many=20):
     stopped, code = weir.stop()
     for sim in sims:
         sim.stop()
+    rows = rows[4::5]
     half = rows[len(rows) // 2:]
 
     def slope(column):
         """MB in a thousand cameras, by least squares over the second half: caches fill in the first."""
-        xs, ys = [n * many / 1000 for n in range(len(half))], [row[column] for row in half]
+        xs, ys = [n * 5 * many / 1000 for n in range(len(half))], [row[column] for row in half]
         x, y = sum(xs) / len(xs), sum(ys) / len(ys)
         return sum((a - x) * (b - y) for a, b in zip(xs, ys)) / max(1e-9, sum((a - x) ** 2 for a in xs))
     row = {"cameras": rounds * many, "process_mb": [rows[0][0], half[0][0], rows[-1][0]], "gpu_mb": [rows[0][1], half[0][1], rows[-1][1]],
