@@ -10,7 +10,8 @@
 //!   the target for [`MISSES`] looks in a row, down to the largest batch whose saving, twice the difference of the service times, covers
 //!   the excess; below it while frames are lost, one size up if the same sum says that the target would hold. A size that failed
 //!   is left alone for a time that doubles while it fails again soon, so that the size does not saw. Where no batch is small
-//!   enough to reach the target, it is not aimed at: missing it *and* wasting the engine helps nobody.
+//!   enough to reach the target, it is not aimed at: missing it *and* wasting the engine helps nobody. Then the smallest batch that gives
+//!   [`ENOUGH_RATE`] of the engine's rate runs.
 //! - **The wait limit** Δ. Waits happen only where they pay ([`Wait::WherePays`]); Δ bounds them by what the target leaves:
 //!   `target − base − 2·S(b)` for the batches that run now, never above `max_wait`, halved when the target is missed. It moves
 //!   only when it is off by a fifth.
@@ -34,6 +35,8 @@ const MISSES: u32 = 2;
 const ENOUGH: usize = 20;
 /// The part of the target that is aimed at.
 pub(super) const AIM: f64 = 0.9;
+/// The part of the engine's rate that is not given for latency where the target is out of reach.
+const ENOUGH_RATE: f64 = 0.97;
 /// How long a failed rung is left alone, at first and at most.
 const HOLD: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// A miss within this time after a hold has ended is the same trouble again; a later one is another.
@@ -243,7 +246,7 @@ impl Pacer {
         }
         if now < self.hopeless_until {
             self.pace.reason = Reason::Unreachable;
-            self.pace.slots = self.most();
+            self.pace.slots = self.ample();
             self.pace.wait = Duration::ZERO;
         } else {
             self.pace.reason = self.size(now, measured, saturated, &seen, latency);
@@ -257,6 +260,14 @@ impl Pacer {
 
     fn most(&self) -> usize {
         self.curve.largest_useful().min(self.objective.max_batch).max(1)
+    }
+
+    /// The smallest size that gives nearly all that the engine has: where no size reaches the target, the last hundredths of the rate would
+    /// cost most of the latency.
+    fn ample(&self) -> usize {
+        let most = self.most();
+        let wanted = ENOUGH_RATE * self.curve.rate(most);
+        self.sizes().find(|frames| self.curve.rate(*frames) >= wanted).unwrap_or(most)
     }
 
     /// Batch sizes to choose from, ascending: the rungs, and, unless batches are padded to these, quarters between those that are four or more
@@ -323,7 +334,7 @@ impl Pacer {
                 self.sizes().rfind(|frames| *frames < slots && p95.saturating_sub(saving(*frames)) <= target);
             let Some(down) = down else {
                 self.hopeless_until = self.hold_from(now);
-                self.pace.slots = self.most();
+                self.pace.slots = self.ample();
                 return Reason::Unreachable;
             };
             self.failed = Some(Failed { frames: slots, until: self.hold_from(now) });
@@ -456,8 +467,22 @@ mod tests {
     fn a_target_that_no_batch_reaches_costs_no_throughput() {
         let mut pacer = pacer(100.0);
         let paces = play(&mut pacer, 1, 60, 10, |_| 180.0);
-        assert_eq!(paces.last().map(|pace| (pace.slots, pace.reason)), Some((32, Reason::Unreachable)));
-        assert!(paces.iter().all(|pace| pace.slots == 32));
+        // 28 frames in 32 ms are 98 % of the rate of 32 in 36; 24 in 28 are 96.
+        assert_eq!(paces.last().map(|pace| (pace.slots, pace.reason)), Some((28, Reason::Unreachable)));
+        assert!(paces.iter().all(|pace| pace.slots >= 28));
+    }
+
+    /// A batch of 4 gives 2 % more than one of 2, twice as late.
+    #[test]
+    fn a_target_out_of_reach_does_not_cost_latency_for_nothing() {
+        let rung = |(frames, service): (usize, f64)| Rung { frames, service: ms(service) };
+        let curve = Curve::new(&[(1, 37.0), (2, 55.0), (4, 104.0)].map(rung));
+        let objective = Objective { target: ms(60.0), max_wait: ms(30.0), max_batch: 4 };
+        let mut pacer = Pacer::new(objective, curve);
+        let paces = play(&mut pacer, 1, 20, 50, |_| 250.0);
+        let last = paces.last().expect("twenty looks");
+        assert_eq!(last.reason, Reason::Unreachable);
+        assert!(last.slots <= 2, "{last:?}");
     }
 
     #[test]
@@ -465,7 +490,7 @@ mod tests {
         let mut pacer = pacer(8.0);
         let paces = play(&mut pacer, 1, 4, 50, |_| 60.0);
         let last = paces.last().expect("four looks");
-        assert_eq!((last.reason, last.slots), (Reason::Unreachable, 32));
+        assert_eq!((last.reason, last.slots), (Reason::Unreachable, 28));
     }
 
     #[test]
