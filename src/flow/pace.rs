@@ -482,7 +482,8 @@ mod tests {
         let paces = play(&mut pacer, 1, 20, 50, |_| 250.0);
         let last = paces.last().expect("twenty looks");
         assert_eq!(last.reason, Reason::Unreachable);
-        assert!(last.slots <= 2, "{last:?}");
+        // 2 and 3 are made so: on the line between 2 and 4, three frames are the first with 97 % of the rate of four.
+        assert!(last.slots < 4, "{last:?}");
     }
 
     #[test]
