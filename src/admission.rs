@@ -9,6 +9,7 @@
 //! share, CPU cores and main memory, is counted once. The whole stands as the worst of them does.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -260,9 +261,15 @@ impl Admission {
                         if let Some(here) = on_lane.get_mut(card.lane()) {
                             here.cameras += 1;
                             here.pixels += pixels;
+                            here.starts += card.attempts.load(Relaxed);
                         }
                     }
-                    Link::Removed => came = 0.0,
+                    Link::Removed => {
+                        came = 0.0;
+                        if let Some(here) = on_lane.get_mut(card.lane()) {
+                            here.starts += card.attempts.load(Relaxed);
+                        }
+                    }
                     Link::Connecting | Link::Offline { .. } => {}
                 }
                 let fps = came.min(terms.max_fps.unwrap_or(f64::INFINITY));
@@ -272,7 +279,11 @@ impl Admission {
         let decode = cpu.map_or(0.0, |cpu| {
             cpu.saturating_sub(used).as_secs_f64() / now.since(at).as_secs_f64().max(1e-9)
         });
-        if cpu.is_some() && all_pixels > 0.0 && decode > 0.0 {
+        // What was used is of the whole window, what comes is of now: of cameras that have just come or gone it says nothing.
+        let was = std::mem::replace(&mut inner.arriving, on_lane.clone());
+        let sum = |lanes: &[Arriving]| lanes.iter().fold(Arriving::default(), |all, lane| all.and(lane));
+        let steady = inner.cost.is_none() || sum(&was).is_like(&sum(&on_lane));
+        if cpu.is_some() && all_pixels > 0.0 && decode > 0.0 && steady {
             let cost = decode / all_pixels;
             inner.cost = Some(inner.cost.map_or(cost, |old| old + FRESH * (cost - old)));
         }
@@ -280,7 +291,6 @@ impl Admission {
         let first = inner.state.is_none();
         inner.lanes.resize(board.flow.lanes().len(), None);
         inner.nvdec.resize(board.flow.lanes().len(), None);
-        inner.arriving.resize(board.flow.lanes().len(), Arriving::default());
         let mut fair = vec![0.0; demands.len()];
         for (number, here) in on_lane.into_iter().enumerate() {
             let lane = board.flow.lane(number);
@@ -292,7 +302,7 @@ impl Admission {
             // Where none of our streams is decoded there, it is other programs' affair.
             let busy = report.as_ref().filter(|report| report.decoders > 0);
             let busy = busy.and_then(|report| report.decoder_utilization_ratio);
-            let steady = std::mem::replace(&mut inner.arriving[number], here).is_like(&here);
+            let steady = was.get(number).is_some_and(|was| was.is_like(&here));
             let cost = report.as_ref().and_then(|report| here.nvdec_cost(report));
             if let Some(cost) = cost.filter(|_| steady) {
                 let fresh = inner.nvdec[number].map_or(cost, |old| old + FRESH * (cost - old));
@@ -414,13 +424,23 @@ struct Arriving {
     cameras: usize,
     /// A second.
     pixels: f64,
+    /// How often those that are connected, or gone, were started: connecting costs, too.
+    starts: u64,
 }
 
 impl Arriving {
+    fn and(self, other: &Arriving) -> Arriving {
+        Arriving {
+            cameras: self.cameras + other.cameras,
+            pixels: self.pixels + other.pixels,
+            starts: self.starts + other.starts,
+        }
+    }
+
     /// Does as much come as then? What a GPU says of its decoders is of a while ago: cameras that have just come or gone would make a pixel's
     /// cost many times too low or too high.
     fn is_like(&self, then: &Arriving) -> bool {
-        self.cameras == then.cameras
+        (self.cameras, self.starts) == (then.cameras, then.starts)
             && (self.pixels - then.pixels).abs() <= 0.1 * self.pixels.max(then.pixels)
     }
 
@@ -491,144 +511,4 @@ fn tell(state: &State, board: &Board) {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::flow::curve::{Curve, Rung};
-
-    fn machine() -> Machine {
-        Machine {
-            curve: Curve::new(&[Rung { frames: 1, service: Duration::from_millis(20) }]),
-            batch: 1,
-            cores: 2.0,
-            engine_cores: 2.0,
-            decode: Some(1e-9),
-            nvdec: None,
-            memory: None,
-            gpu_memory: None,
-            encoders: None,
-        }
-    }
-
-    fn camera(fps: f64, priority: Priority) -> Demand {
-        Demand { fps, weight: 1, priority }
-    }
-
-    #[test]
-    fn what_binds_and_what_each_gets() {
-        // 50 fps on idle cores, half of them decode: 25 fps for 30 and 10.
-        let demands = [camera(30.0, Priority::Realtime), camera(10.0, Priority::Realtime)];
-        let judged = |demands, offered, decode| {
-            judge(machine(), &Wanted { demands, offered, decode, nvdec: 0.0 }, 0.05, Standing::Fits)
-        };
-        let state = judged(&demands, 40.0, 1.0);
-        assert!((state.rho - 1.6).abs() < 1e-9, "{}", state.rho);
-        assert_eq!((state.standing, state.ceiling), (Standing::Degraded, Ceiling::Engine));
-        assert_eq!(state.fair, [15.0, 10.0]);
-        // Clients' pictures are load too.
-        let state = judged(&demands[1..], 35.0, 0.0);
-        assert!((state.rho - 0.7).abs() < 1e-9);
-        assert_eq!(state.load.realtime, 35.0);
-        // A GPU's decoders that are nearly always busy, beside an engine that is not.
-        let asked = Wanted { demands: &demands[1..], offered: 10.0, decode: 0.0, nvdec: 0.9 };
-        let state = judge(Machine { engine_cores: 0.0, ..machine() }, &asked, 0.05, Standing::Fits);
-        assert_eq!((state.standing, state.ceiling), (Standing::Tight, Ceiling::Nvdec));
-        // Decoding needs nearly all cores: it is to blame.
-        let state = judged(&demands[1..], 10.0, 1.8);
-        assert_eq!((state.standing, state.ceiling), (Standing::Degraded, Ceiling::Decode));
-    }
-
-    #[test]
-    fn a_pixels_cost_counts_only_what_the_gpu_decodes() {
-        let report =
-            |busy, decoders| Report { decoder_utilization_ratio: busy, decoders, ..Report::default() };
-        let four = Arriving { cameras: 4, pixels: 1e8 };
-        assert_eq!(four.nvdec_cost(&report(Some(0.5), 4)), Some(5e-9));
-        // Half of the streams are decoded elsewhere: the other half cost it all.
-        assert_eq!(four.nvdec_cost(&report(Some(0.5), 2)), Some(1e-8));
-        for (arriving, report) in [
-            (four, report(None, 4)),
-            (four, report(Some(0.01), 4)),
-            (four, report(Some(0.5), 0)),
-            (Arriving::default(), report(Some(0.5), 4)),
-        ] {
-            assert_eq!(arriving.nvdec_cost(&report), None);
-        }
-        // Only of cameras that were there a while ago too.
-        assert!(four.is_like(&Arriving { cameras: 4, pixels: 0.95e8 }));
-        assert!(!four.is_like(&Arriving { cameras: 4, pixels: 0.85e8 }));
-        assert!(!four.is_like(&Arriving { cameras: 3, pixels: 1e8 }));
-    }
-
-    /// A camera of 320×240, so many frames a second.
-    fn asked(fps: f64, priority: Priority) -> Asked {
-        let stream = Stream { fps, pixels: 320.0 * 240.0, ring: Duration::from_millis(300) };
-        Asked { stream, count: 1, priority }
-    }
-
-    #[test]
-    fn who_was_let_in_counts_until_it_has_been_seen() {
-        let board = Board::new(["one".into(), "two".into()]);
-        let admission = Admission::default();
-        // 35 fps are left, which is one camera of 20.
-        let state = judge(
-            machine(),
-            &Wanted { demands: &[], offered: 0.0, decode: 0.0, nvdec: 0.0 },
-            0.05,
-            Standing::Fits,
-        );
-        *admission.lock() =
-            Inner { state: Some(state.clone()), lanes: vec![Some(state)], ..Inner::default() };
-        let says = |asked: &Asked| admission.ask(asked, &board).expect("it is warm").0;
-        let (realtime, bulk) = (asked(20.0, Priority::Realtime), asked(20.0, Priority::Bulk));
-        assert_eq!((says(&realtime), says(&bulk)), (Verdict::Accept, Verdict::Accept));
-
-        admission.let_in(CameraId(0), &realtime, None);
-        assert_eq!((says(&realtime), says(&bulk)), (Verdict::AcceptAt(14.9), Verdict::AcceptAt(14.9)));
-        // Bulk yields to realtime, but for its share.
-        admission.let_in(CameraId(1), &bulk, Some(14.0));
-        assert!(matches!(says(&bulk), Verdict::Refuse { .. }));
-        assert!(matches!(says(&realtime), Verdict::AcceptAt(fps) if fps > 13.0));
-
-        // The first look after it is online sees a part of its frames in its window, the next one all.
-        let look = |came: f64| {
-            admission.lock().coming.retain(|id, coming| coming.look(board.camera(*id), came));
-        };
-        board.camera(CameraId(1)).set_link(Link::Removed);
-        look(0.0);
-        assert_eq!(says(&bulk), Verdict::AcceptAt(14.9), "one is gone, the other still connects");
-        let video =
-            crate::event::Video { width: 320, height: 240, fps: Some(20.0), codec: "h264".to_owned() };
-        board.camera(CameraId(0)).set_link(Link::Online { video, since: crate::clock::Wall(0) });
-        look(8.0);
-        assert!(matches!(says(&bulk), Verdict::Accept), "12 of its 20 frames are still to come");
-        assert!(!admission.lock().coming.is_empty());
-        look(20.0);
-        assert!(admission.lock().coming.is_empty());
-    }
-
-    proptest! {
-        /// A load that trembles by less than the hysteresis changes the verdict at most once.
-        #[test]
-        fn the_verdict_does_not_flap(middle in 0.0f64..1.5, noise in proptest::collection::vec(-0.024f64..0.024, 2..50)) {
-            let mut standing = Standing::Fits.next(middle);
-            let mut changes = 0;
-            for off in noise {
-                let next = standing.next(middle + off);
-                changes += u32::from(next != standing);
-                standing = next;
-            }
-            prop_assert!(changes <= 1, "{changes} changes around {middle}");
-        }
-
-        /// It is never milder than the load, and at most one hysteresis harsher.
-        #[test]
-        fn the_verdict_follows_the_load(before in 0usize..3, rho in 0.0f64..3.0) {
-            let standing = Standing::ALL[before].next(rho);
-            let least = if rho <= 0.7 { 0 } else if rho <= 1.0 { 1 } else { 2 };
-            let most = if rho <= 0.65 { 0 } else if rho <= 0.95 { 1 } else { 2 };
-            prop_assert!((least..=most).contains(&(standing as usize)));
-        }
-    }
-}
+mod tests;
