@@ -247,7 +247,6 @@ impl Admission {
         let before = inner.read.replace((now, cpu.unwrap_or_default()));
         let Some((at, used)) = before else { return };
         inner.coming.retain(|id, coming| coming.look(board.camera(*id), fps(*id).unwrap_or(0.0)));
-        let mut all_pixels = 0.0;
         // By number: a camera that was removed asks for nothing.
         let cameras = (0..).map(CameraId).zip(board.cameras());
         let mut on_lane = vec![Arriving::default(); board.flow.lanes().len()];
@@ -257,7 +256,6 @@ impl Admission {
                 match card.link() {
                     Link::Online { video, .. } => {
                         let pixels = came * f64::from(video.width) * f64::from(video.height);
-                        all_pixels += pixels;
                         if let Some(here) = on_lane.get_mut(card.lane()) {
                             here.cameras += 1;
                             here.pixels += pixels;
@@ -282,10 +280,10 @@ impl Admission {
         // What was used is of the whole window, what comes is of now: of cameras that have just come or gone it says nothing.
         let was = std::mem::replace(&mut inner.arriving, on_lane.clone());
         let sum = |lanes: &[Arriving]| lanes.iter().fold(Arriving::default(), |all, lane| all.and(lane));
-        let steady = inner.cost.is_none() || sum(&was).is_like(&sum(&on_lane));
-        if cpu.is_some() && all_pixels > 0.0 && decode > 0.0 && steady {
-            let cost = decode / all_pixels;
-            inner.cost = Some(inner.cost.map_or(cost, |old| old + FRESH * (cost - old)));
+        let all = sum(&on_lane);
+        let steady = inner.cost.is_none() || sum(&was).is_like(&all);
+        if cpu.is_some() && all.pixels > 0.0 && decode > 0.0 && steady {
+            learn(&mut inner.cost, decode / all.pixels);
         }
         let standing = inner.state.as_ref().map_or(Standing::Fits, |state| state.standing);
         let first = inner.state.is_none();
@@ -305,8 +303,7 @@ impl Admission {
             let steady = was.get(number).is_some_and(|was| was.is_like(&here));
             let cost = report.as_ref().and_then(|report| here.nvdec_cost(report));
             if let Some(cost) = cost.filter(|_| steady) {
-                let fresh = inner.nvdec[number].map_or(cost, |old| old + FRESH * (cost - old));
-                inner.nvdec[number] = Some(fresh);
+                learn(&mut inner.nvdec[number], cost);
             }
             let machine = Machine {
                 curve,
@@ -395,6 +392,11 @@ impl Reserved {
             self.gpu_memory[card.lane()] += coming.stream.pictures();
         }
     }
+}
+
+/// Moves a cost towards what was seen of it now.
+fn learn(cost: &mut Option<f64>, seen: f64) {
+    *cost = Some(cost.map_or(seen, |old| old + FRESH * (seen - old)));
 }
 
 /// Of two answers the one that gives less.
