@@ -20,7 +20,7 @@ use crate::device::accelerator::Report;
 use crate::flow::capacity::{self, Asked, Ceiling, Demand, Load, Machine, RHO_MAX, Stream, Verdict};
 use crate::flow::place::{self, Room};
 use crate::frame::CameraId;
-use crate::usage;
+use crate::usage::{self, Meter, Part};
 
 /// Between two looks: the window of the cameras' rates.
 const EVERY: Duration = Duration::from_secs(5);
@@ -124,6 +124,7 @@ impl State {
 #[derive(Debug, Default)]
 struct Inner {
     settings: Settings,
+    cpu: Meter,
     /// When CPU time was read last, and how much it was.
     read: Option<(Tick, Duration)>,
     /// CPU seconds a pixel.
@@ -243,7 +244,7 @@ impl Admission {
         if inner.read.is_some_and(|(at, _)| now.since(at) < EVERY) {
             return;
         }
-        let cpu = usage::ingest_cpu();
+        let cpu = inner.cpu.look().map(|parts| parts[Part::Ingest as usize].1);
         let before = inner.read.replace((now, cpu.unwrap_or_default()));
         let Some((at, used)) = before else { return };
         inner.coming.retain(|id, coming| coming.look(board.camera(*id), fps(*id).unwrap_or(0.0)));
@@ -281,7 +282,9 @@ impl Admission {
         let was = std::mem::replace(&mut inner.arriving, on_lane.clone());
         let sum = |lanes: &[Arriving]| lanes.iter().fold(Arriving::default(), |all, lane| all.and(lane));
         let all = sum(&on_lane);
-        let steady = inner.cost.is_none() || sum(&was).is_like(&all);
+        let was_all = sum(&was);
+        // The first guess need not wait until rates stand, but what connecting took is never in it.
+        let steady = was_all.is_like(&all) || (inner.cost.is_none() && was_all.has_the_cameras_of(&all));
         if cpu.is_some() && all.pixels > 0.0 && decode > 0.0 && steady {
             learn(&mut inner.cost, decode / all.pixels);
         }
@@ -442,8 +445,13 @@ impl Arriving {
     /// Does as much come as then? What a GPU says of its decoders is of a while ago: cameras that have just come or gone would make a pixel's
     /// cost many times too low or too high.
     fn is_like(&self, then: &Arriving) -> bool {
-        (self.cameras, self.starts) == (then.cameras, then.starts)
+        self.has_the_cameras_of(then)
             && (self.pixels - then.pixels).abs() <= 0.1 * self.pixels.max(then.pixels)
+    }
+
+    /// Were no cameras connected, and did none go, since then?
+    fn has_the_cameras_of(&self, then: &Arriving) -> bool {
+        (self.cameras, self.starts) == (then.cameras, then.starts)
     }
 
     /// Seconds of all of the GPU's video decoders for a pixel. Cameras whose stream they do not take have none: of the pixels their mean part is

@@ -1,42 +1,19 @@
-//! Running from a relocatable folder (`cargo xtask bundle`): GStreamer's plugins and GIO's TLS are in it, not in the system.
-//!
-//! GStreamer and GIO learn of their folders from environment variables, which they read once. So the program starts itself anew
-//! with them: same process, same file descriptors, no shell.
+//! Running from a relocatable folder (`cargo xtask bundle`): GStreamer's plugins and GIO's TLS are in it, not in the system. Both learn
+//! of their folders from environment variables, with which [`crate::anew`] starts the program.
 
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use crate::fault::{Fault, Who};
-
-/// Says that the environment is the folder's.
-const ENTERED: &str = "WEIR_BUNDLE";
-
-/// Starts the program anew if it lies in such a folder. Returns where it does not, and when it already did.
-///
-/// # Errors
-/// When the program cannot be started again.
-pub fn enter() -> Result<(), Fault> {
-    if std::env::var_os(ENTERED).is_some() {
-        return Ok(());
-    }
-    let Ok(program) = std::env::current_exe() else { return Ok(()) };
-    let Some(libraries) = libraries(&program) else { return Ok(()) };
-    let error = Command::new(&program).args(std::env::args_os().skip(1)).envs(variables(&libraries)).exec();
-    Err(Fault::new(Who::Device, "bundle", format!("{} cannot be started again: {error}", program.display())))
-}
 
 /// `lib/weir` of the folder, if the program is in one.
-fn libraries(program: &Path) -> Option<PathBuf> {
+pub fn libraries(program: &Path) -> Option<PathBuf> {
     let libraries = program.parent()?.parent()?.join("lib/weir");
     libraries.join("gstreamer-1.0").is_dir().then_some(libraries)
 }
 
-fn variables(libraries: &Path) -> [(&'static str, OsString); 7] {
+/// What GStreamer and GIO are told of that folder.
+pub fn variables(libraries: &Path) -> [(&'static str, OsString); 6] {
     let plugins = libraries.join("gstreamer-1.0").into_os_string();
     [
-        (ENTERED, "1".into()),
         ("GST_PLUGIN_SYSTEM_PATH_1_0", plugins),
         // Plugins of the system would belong to another GStreamer.
         ("GST_PLUGIN_PATH_1_0", OsString::new()),

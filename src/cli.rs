@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::show;
 use crate::config::{self, Config, Env, System};
-use crate::{bundle, commands, tryout};
+use crate::{anew, commands, tryout};
 
 /// Exit codes: the last two are those of BSD's sysexits.h.
 pub mod exit {
@@ -409,7 +409,7 @@ pub enum Schema {
 
 /// Reads the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
-    if let Err(fault) = bundle::enter() {
+    if let Err(fault) = anew::start() {
         return commands::failed(&fault);
     }
     match Cli::try_parse() {

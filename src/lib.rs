@@ -37,6 +37,7 @@ pub mod outbox;
 pub mod sink;
 pub mod video;
 
+pub mod anew;
 pub mod bench;
 pub mod bundle;
 pub mod cli;

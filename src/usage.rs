@@ -7,29 +7,17 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Threads that do not belong to a camera; the engine's pool inherits the name of the thread that made it. All others receive, unpack
-/// and decode: `cam-NAME`, and GStreamer's, which it names after its elements.
-const SHARED: [&str; 6] = ["infer", "analyze", "publish", "rtsp", "net", "weir"];
-
-/// So begin the names of threads that paint and encode for people.
-const SHOWS: &str = "show";
-
 /// CPU time that this process has used, ended threads included.
 pub fn process_cpu() -> Duration {
     // Starts at 0 with the process, and holds less than a second of nanoseconds.
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
-/// Of that: of everything that receives and decodes. What threads that have ended used counts to it, as cameras' threads are the ones
-/// that end.
-pub fn ingest_cpu() -> Option<Duration> {
-    Some(process_cpu().saturating_sub(shared_cpu()?))
-}
-
 /// What CPU time goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Receiving and decoding, and all that is not named here.
+    /// Receiving, unpacking and decoding, and all that is not named here: `cam-NAME`, and GStreamer's threads, which it names after its
+    /// elements.
     Ingest,
     /// Preprocessing, and the engine if it is the CPU.
     Infer,
@@ -63,7 +51,7 @@ impl Part {
         }
     }
 
-    /// Of a thread of this name; encoders and senders are named by GStreamer, after the elements that feed them.
+    /// Of a thread of this name; the engine's pool inherits that of the thread that made it; encoders and senders are named by GStreamer, after the elements that feed them.
     fn of(thread: &str) -> Part {
         match thread {
             "infer" => Part::Infer,
@@ -110,21 +98,6 @@ impl Meter {
         *ingest = (*ingest).max(process_cpu().saturating_sub(others));
         Some(Part::ALL.map(|part| (part, self.used[part as usize])))
     }
-}
-
-/// CPU time of the threads that serve all cameras.
-fn shared_cpu() -> Option<Duration> {
-    let mut shared = Duration::ZERO;
-    for task in fs::read_dir("/proc/self/task").ok()? {
-        let task = task.ok()?.path();
-        // Gone since it was listed: then it is none of ours, which stay.
-        let Ok(name) = fs::read_to_string(task.join("comm")) else { continue };
-        if SHARED.contains(&name.trim()) || name.starts_with(SHOWS) {
-            let stat = fs::read_to_string(task.join("schedstat")).ok()?;
-            shared += Duration::from_nanos(stat.split_whitespace().next()?.parse().ok()?);
-        }
-    }
-    Some(shared)
 }
 
 /// Bytes of memory that this process holds.
@@ -184,22 +157,25 @@ mod tests {
         used
     }
 
+    /// What one meter says of a part, over all tests.
+    fn part(part: Part) -> Option<Duration> {
+        use std::sync::{Mutex, PoisonError};
+        static METER: Mutex<Option<Meter>> = Mutex::new(None);
+        let mut meter = METER.lock().unwrap_or_else(PoisonError::into_inner);
+        meter.get_or_insert_default().look().map(|parts| parts[part as usize].1)
+    }
+
     #[test]
     fn a_cameras_threads_are_told_from_ours() {
         let most = Duration::from_millis(290);
-        assert!(burn("infer", shared_cpu) >= most);
-        assert!(burn("multiqueue0:src", ingest_cpu) >= most);
-        assert!(burn("cam-door", ingest_cpu) >= most);
+        assert!(burn("infer", || part(Part::Infer)) >= most);
+        assert!(burn("multiqueue0:src", || part(Part::Ingest)) >= most);
+        assert!(burn("cam-door", || part(Part::Ingest)) >= most);
     }
 
     #[test]
     fn what_a_thread_used_stays_counted_when_it_has_ended() {
-        use std::sync::{Mutex, PoisonError};
-        static METER: Mutex<Option<Meter>> = Mutex::new(None);
-        fn encode() -> Option<Duration> {
-            let mut meter = METER.lock().unwrap_or_else(PoisonError::into_inner);
-            meter.get_or_insert_default().look().map(|parts| parts[Part::Encode as usize].1)
-        }
+        let encode = || part(Part::Encode);
         let used = burn("show:src", encode);
         assert!(used >= Duration::from_millis(290), "{used:?}");
         let ended = encode();

@@ -25,7 +25,7 @@ import time
 import urllib.error
 import urllib.request
 
-PORT = 18080
+PORT = int(os.environ.get("PORT", 18080))
 FIGURES = {}
 
 
@@ -36,7 +36,7 @@ def get(path, data=None, kind=None, port=PORT):
 
 
 def environment(program):
-    """What weir sets for itself in a bundle (src/bundle.rs), for the simulator, which does not."""
+    """What weir sets for itself in a bundle (src/anew.rs), for the simulator, which does not."""
     libraries = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(program))), "lib/weir")
     if not os.path.isdir(os.path.join(libraries, "gstreamer-1.0")):
         return dict(os.environ)
@@ -301,6 +301,24 @@ def works():
     return all(checks.values())
 
 
+def held_by_kind(pid):
+    """Resident MB by what maps them: glibc's main heap and its arenas (64 MiB each, so aligned), other
+    anonymous memory, the driver's devices, files; and how many arenas there are."""
+    held, kind = collections.Counter(), None
+    for line in open(f"/proc/{pid}/smaps"):
+        head = line.split()
+        if "-" in head[0] and not head[0].endswith(":"):
+            start, end = (int(part, 16) for part in head[0].split("-"))
+            path = head[5] if len(head) > 5 else ""
+            arena = not path and start % (64 << 20) == 0 and end - start <= 64 << 20
+            kind = ("heap" if path == "[heap]" else "arenas" if arena else "devices" if path.startswith("/dev/")
+                    else "anonymous" if not path or path.startswith("[") else "files")
+            held["arenas' number"] += arena and head[1].startswith("rw")
+        elif head[0] == "Rss:":
+            held[kind] += int(head[1]) / 1000
+    return held
+
+
 def churn(rounds, many=20):
     sims = [Sim("--file", os.environ["CLIP"], "--start", str(n)) for n in range(4)]
     urls = [sim.listens() for sim in sims]
@@ -312,7 +330,7 @@ def churn(rounds, many=20):
         while total(metrics(), "weir_camera_online") != count:
             if time.time() - began > 60:
                 said = [line for line in open(weir.log) if "WARN" in line or "ERROR" in line]
-                sys.exit(f"{total(metrics(), 'weir_camera_online'):.0f} cameras online, not {count}:\n" + "".join(said)[-3000:])
+                sys.exit(f"{total(metrics(), 'weir_camera_online'):.0f} cameras online, not {count}:\n" + "".join(said)[-800:] + get("/api/v1/flow")[:3000])
             time.sleep(0.1)
 
     def reload(cameras):
@@ -330,7 +348,8 @@ def churn(rounds, many=20):
         page = metrics()
         rows.append([weir.resident(), total(page, "weir_gpu_memory_used_bytes") / 1e6, total(page, "weir_gpu_decoders")])
         if number % 5 == 4:
-            print(f"after {(number + 1) * many} cameras, {time.time() - began:.0f} s: {rows[-1][0]:.1f} MB, GPU {rows[-1][1]:.1f} MB, {rows[-1][2]:.0f} decoders")
+            kinds = ", ".join(f"{kind} {held:.0f}" for kind, held in held_by_kind(weir.child.pid).items())
+            print(f"after {(number + 1) * many} cameras, {time.time() - began:.0f} s: {rows[-1][0]:.1f} MB ({kinds}), GPU {rows[-1][1]:.1f} MB, {rows[-1][2]:.0f} decoders")
     page = metrics()
     lost = {f: sum(total(page, "weir_frames_total", camera=n, fate=f) for n, _ in stay) for f in LOST}
     threads = len(os.listdir(f"/proc/{weir.child.pid}/task"))

@@ -108,7 +108,7 @@ impl Device for Mortal {
 }
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
-    weir::bundle::enter()?;
+    weir::anew::start()?;
     let path = std::env::args_os().nth(1).ok_or("which configuration?")?;
     let orders = PathBuf::from(std::env::var_os("MORTAL_ORDERS").ok_or("no MORTAL_ORDERS")?);
     let (config, _) = Config::load(path.as_ref(), &System).map_err(|report| report.render(false))?;
