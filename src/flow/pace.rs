@@ -6,12 +6,13 @@
 //!
 //! - **The largest batch.** A frame that just misses a batch of b waits for S(b) and then needs S(b) itself. So b is
 //!   *promised* when `base + 2·S(b)` fits the target, `base` being the p95 of what frames have behind them when they
-//!   reach their ring. The largest promised batch is the start. From there the measured p95 decides: above
-//!   the target for [`MISSES`] looks in a row, down to the largest batch whose saving, twice the difference of the service times, covers
-//!   the excess; below it while frames are lost, one size up if the same sum says that the target would hold. A size that failed
-//!   is left alone for a time that doubles while it fails again soon, so that the size does not saw. Where no batch is small
-//!   enough to reach the target, it is not aimed at: missing it *and* wasting the engine helps nobody. Then the smallest batch that gives
-//!   [`ENOUGH_RATE`] of the engine's rate runs.
+//!   reach their ring. The largest promised batch is the start, or, where the load needs a larger one, that, if the target holds for the
+//!   batches that the load itself makes. From there the measured p95 decides: above the target for [`MISSES`] looks in a row (more, where
+//!   it is near to it), down to the largest batch whose saving, twice the difference of the service times, covers the excess;
+//!   below it while frames are lost, one size up if the same sum says that the target would hold. A size that failed is left alone for a
+//!   time that doubles while it fails again soon, so that the size does not saw. Where no batch is small enough to reach the target, it is
+//!   not aimed at: missing it *and* wasting the engine helps nobody. Then the smallest batch that gives [`ENOUGH_RATE`] of the engine's
+//!   rate runs.
 //! - **The wait limit** Δ. Waits happen only where they pay ([`Wait::WherePays`]); Δ bounds them by what the target leaves:
 //!   `target − base − 2·S(b)` for the batches that run now, never above `max_wait`, halved when the target is missed. It moves
 //!   only when it is off by a fifth.
@@ -30,13 +31,19 @@ use crate::clock::Tick;
 /// The time between two decisions.
 pub const EVERY: Duration = Duration::from_millis(250);
 /// Looks above the target, one after the other, before a rung is given up.
-const MISSES: u32 = 2;
+const MISSES: f64 = 2.0;
+/// The p95 of a second is off by a few hundredths by luck. So a look so near to the target counts as [`CLOSE`] of a miss, on both sides of it.
+const NEAR: [f64; 2] = [0.99, 1.03];
+const CLOSE: f64 = 0.25;
 /// Fewer samples than this say nothing about a 95th percentile.
 const ENOUGH: usize = 20;
 /// The part of the target that is aimed at.
 pub(super) const AIM: f64 = 0.9;
 /// The part of the engine's rate that is not given for latency where the target is out of reach.
 const ENOUGH_RATE: f64 = 0.97;
+/// The part of a run that 95 % of frames do not wait longer for, if they come evenly while it runs; less is left of it for those that were
+/// long under way.
+const WAITED: f64 = 0.9;
 /// How long a failed rung is left alone, at first and at most.
 const HOLD: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// A miss within this time after a hold has ended is the same trouble again; a later one is another.
@@ -117,7 +124,7 @@ pub struct Pacer {
     base: Duration,
     pace: Pace,
     looked: Tick,
-    misses: u32,
+    misses: f64,
     /// Shrinks the wait after a miss, 0..=1.
     trim: f64,
     failed: Option<Failed>,
@@ -165,7 +172,7 @@ impl Pacer {
             base: Duration::ZERO,
             pace,
             looked: Tick::ZERO,
-            misses: 0,
+            misses: 0.0,
             trim: 1.0,
             failed: None,
             hold: None,
@@ -288,11 +295,16 @@ impl Pacer {
     /// queue that stands costs more than a larger batch. 1 if none does.
     fn promised(&self) -> usize {
         let (base, target) = (self.base, self.objective.target);
-        let fits = |frames: usize, part: f64| base + 2 * self.curve.service(frames) <= target.mul_f64(part);
-        let safe = self.sizes().rfind(|frames| fits(*frames, AIM)).unwrap_or(1);
-        let offered = 1.01 * self.pace.rho * self.curve.capacity();
-        let needed = self.sizes().find(|frames| self.curve.rate(*frames) >= offered);
-        needed.filter(|frames| fits(*frames, 1.0)).map_or(safe, |needed| needed.max(safe))
+        let service = |frames: usize| self.curve.service(frames);
+        let safe = self.sizes().rfind(|n| base + 2 * service(*n) <= target.mul_f64(AIM)).unwrap_or(1);
+        let offered = self.pace.rho * self.curve.capacity();
+        let gives = |n: &usize, more: f64| self.curve.rate(*n) >= more * offered;
+        // With some to spare, so that what has piled up drains; the largest may do without.
+        let needed = self.sizes().find(|n| gives(n, 1.03)).or(self.sizes().last().filter(|n| gives(n, 1.0)));
+        let Some(needed) = needed else { return safe };
+        // Batches grow to where the engine keeps up, and no further. Who comes while one runs waits for less than all of it.
+        let grown = (1..=needed).find(|n| gives(n, 1.0)).unwrap_or(needed);
+        if base + service(grown).mul_f64(1.0 + WAITED) <= target { needed.max(safe) } else { safe }
     }
 
     fn may_use(&self, frames: usize, now: Tick) -> bool {
@@ -318,14 +330,19 @@ impl Pacer {
     ) -> Reason {
         let (target, slots) = (self.objective.target, self.pace.slots);
         let missed = measured.is_some_and(|p95| p95 > target);
-        self.misses = if missed { self.misses + 1 } else { 0 };
+        let above = |part: f64| measured.is_some_and(|p95| p95 > target.mul_f64(part));
+        self.misses = match NEAR.map(above) {
+            [false, _] => 0.0,
+            [true, false] => self.misses + CLOSE,
+            [true, true] => self.misses + 1.0,
+        };
         // Batches that are not full are not large because of the limit.
         let full = seen.batches > 0 && seen.full * 2 >= seen.batches;
         if let Some(p95) = measured
             && self.misses >= MISSES
             && full
         {
-            self.misses = 0;
+            self.misses = 0.0;
             // What is measured from here on is the new size's doing.
             latency.clear();
             let saving =

@@ -10,7 +10,7 @@ mod simulate;
 
 use std::fmt::Write as _;
 
-use simulate::{Arrivals, Outcome, Steering, World, best_fixed, cameras, curve, ms};
+use simulate::{Arrivals, Fixed, Outcome, Steering, World, best, cameras, curve, ms, sweep};
 
 const LOADS: [f64; 15] = [0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.1, 1.3, 1.5, 2.0, 2.5, 3.0];
 
@@ -38,7 +38,7 @@ fn main() {
             let paced = play(Steering::Paced { target: ms(target) });
             println!(
                 "| {load} | {} |",
-                row(best_fixed(&curve, &[0.0, 5.0, 10.0, 30.0, 100.0], target, play), &paced)
+                row(best(&sweep(&curve, &[0.0, 5.0, 10.0, 30.0, 100.0], play), target), &paced)
             );
             let mut point = |steering: &str, outcome: &Outcome| {
                 let _ = writeln!(
@@ -62,8 +62,8 @@ fn main() {
     }
 }
 
-fn row(best: Option<(f64, usize, Outcome)>, paced: &Outcome) -> String {
-    let fixed = best.as_ref().map_or("none keeps it | | |".to_owned(), |(wait, slots, outcome)| {
+fn row(best: Option<&Fixed>, paced: &Outcome) -> String {
+    let fixed = best.map_or("none keeps it | | |".to_owned(), |(wait, slots, outcome)| {
         format!("{wait} | {slots} | {:.0} | {:.0}", outcome.p95(), outcome.goodput())
     });
     let part = best.map_or("–".to_owned(), |(.., best)| format!("{:.3}", paced.goodput() / best.goodput()));

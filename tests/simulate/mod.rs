@@ -366,22 +366,17 @@ pub fn cameras(load: f64, curve: &Curve, arrivals: Arrivals) -> Vec<Camera> {
     vec![Camera::new(offered / count, arrivals); count as usize]
 }
 
-/// Of all fixed settings with one of these waits (ms) the one with the largest goodput that keeps the target: Δ, batch, outcome.
-pub fn best_fixed(
-    curve: &Curve,
-    waits: &[f64],
-    target: f64,
-    play: impl Fn(Steering) -> Outcome,
-) -> Option<(f64, usize, Outcome)> {
-    let mut best: Option<(f64, usize, Outcome)> = None;
-    for &wait in waits {
-        for rung in curve.rungs() {
-            let outcome = play(Steering::Fixed { wait: ms(wait), slots: rung.frames });
-            let better = best.as_ref().is_none_or(|(.., best)| outcome.goodput() > best.goodput());
-            if outcome.p95() <= target && better {
-                best = Some((wait, rung.frames, outcome));
-            }
-        }
-    }
-    best
+/// A fixed setting and what it leads to: Δ in ms, batch, outcome.
+pub type Fixed = (f64, usize, Outcome);
+
+/// All fixed settings with one of these waits (ms).
+pub fn sweep(curve: &Curve, waits: &[f64], play: impl Fn(Steering) -> Outcome) -> Vec<Fixed> {
+    let settings = waits.iter().flat_map(|wait| curve.rungs().iter().map(move |rung| (*wait, rung.frames)));
+    settings.map(|(wait, slots)| (wait, slots, play(Steering::Fixed { wait: ms(wait), slots }))).collect()
+}
+
+/// The one of them with the largest goodput that keeps the target.
+pub fn best(sweep: &[Fixed], target: f64) -> Option<&Fixed> {
+    let keep = sweep.iter().filter(|(.., outcome)| outcome.p95() <= target);
+    keep.max_by(|a, b| a.2.goodput().total_cmp(&b.2.goodput()))
 }
