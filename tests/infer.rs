@@ -405,7 +405,14 @@ fn two_hundred_clients_are_answered_or_told_when_to_come_back() {
     println!(
         "realtime [p50, p95] before {quiet:.0?} ms, during {busy:.0?} ms; [in, inferred, lost] {before:?} → {after:?}"
     );
-    println!("one run of the engine takes {} ms", flow(&daemon)["service"][0]["ms"]);
+    let run = flow(&daemon)["service"][0]["ms"].as_f64().unwrap();
+    println!("one run of the engine takes {run:.1} ms");
+    // A realtime frame waits for the run that it finds and for nobody else's: on a calm machine its p95 moves by less than that run. Behind
+    // the 64 requests that are pending it would move by 64.
+    for (quiet, busy) in quiet.iter().zip(&busy) {
+        let moved = busy[1] - quiet[1];
+        assert!(moved < 0.25 * 64.0 * run, "realtime's p95 moved by {moved:.0} ms, a run being {run:.1} ms");
+    }
     assert!(codes["busy"] > 0, "the limit was met");
     assert!(codes["answered"] > 0, "{codes:?}");
 
@@ -431,8 +438,8 @@ fn two_hundred_clients_are_answered_or_told_when_to_come_back() {
     assert_eq!((&frames["in"], &frames["in_flight"]), (&fates.into(), &0.into()), "{bulk}");
     assert_eq!((&frames["overrun"], &frames["skipped"]), (&0.into(), &0.into()), "none is thinned: {bulk}");
 
-    // That a backlog of bulk costs realtime nothing is shown in virtual time (flow::batch); how often this machine stutters is not
-    // ours to say.
+    // How often this machine stutters is not ours to say; that a backlog of bulk costs no realtime frame is also shown in virtual time
+    // (flow::batch).
     let (inferred, lost) = (after[1] - before[1], after[2] - before[2]);
     println!(
         "realtime inferred {:.1} a second of 8; {lost} of {} lost",
