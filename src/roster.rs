@@ -9,27 +9,31 @@
 //! Where there are several GPUs a camera runs on one of them ([`place`]) and stays there; when that one fails
 //! it is started again on another ([`Roster::evacuate`]), with its tracks, numbers and viewers.
 
+mod reload;
+mod terms;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use tokio::sync::oneshot;
 
-use crate::board::{Board, Card, Link, Terms};
+pub use self::reload::{Applied, Order, Refused, reload};
+pub use self::terms::{check_labels, settings, terms, unknown_classes};
+use crate::board::{Board, Card, Link};
 use crate::clock::{Clock, Tick};
-use crate::config::{self, Camera, Config, Priority, Source};
+use crate::config::{self, Camera, Config, Priority};
 use crate::device::{Device, Engine, Tap};
 use crate::event::{Draft, Kind, Reason};
-use crate::fault::{Fault, Who};
+use crate::fault::Fault;
 use crate::flow::batch::CameraSettings;
-use crate::flow::capacity::{Asked, Ceiling, Stream, Verdict};
+use crate::flow::capacity::{Asked, Stream, Verdict};
 use crate::flow::place::{self, Room};
 use crate::frame::CameraId;
 use crate::intake::Port;
 use crate::lanes::Berth;
 use crate::model::spec::ModelSpec;
-use crate::stage::analyze::{Filter, Work};
+use crate::stage::analyze::Work;
 use crate::stage::ingest::{Ingest, Never};
 use crate::supervise::{self, Worker};
 use crate::video::{Audience, rtsp};
@@ -40,40 +44,6 @@ const UNKNOWN: (f64, f64) = (25.0, 1920.0 * 1080.0);
 const LEAVE: Duration = Duration::from_secs(10);
 /// A camera that was moved to another GPU and is not back after so long is offline.
 const MOVE: Duration = Duration::from_secs(5);
-
-/// Somebody wants the configuration read again.
-pub struct Order {
-    /// Where the answer goes: the words for the operator when the configuration cannot be used.
-    pub reply: Option<oneshot::Sender<Result<Applied, String>>>,
-}
-
-/// What became of a configuration that was read again.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Applied {
-    /// Cameras that were started.
-    pub added: Vec<Arc<str>>,
-    /// Cameras that have other settings, and were started again unless those are only `weight` and `max_fps`.
-    pub changed: Vec<Arc<str>>,
-    /// Cameras that were stopped.
-    pub removed: Vec<Arc<str>>,
-    /// Of the added ones: those that are inferred at a lower rate than they send, frames a second.
-    pub capped: Vec<(Arc<str>, f64)>,
-    /// Cameras for which there is no room.
-    pub refused: Vec<Refused>,
-    /// Sections that differ and wait for a restart.
-    pub restart: Vec<&'static str>,
-}
-
-/// A camera for which there is no room.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Refused {
-    /// Its name.
-    pub name: Arc<str>,
-    /// What binds.
-    pub ceiling: Ceiling,
-    /// When asking again may help.
-    pub retry_after: Duration,
-}
 
 /// What each camera is wired to.
 pub struct Wiring<D: Device> {
@@ -338,7 +308,9 @@ impl<D: Device> Roster<D> {
         let fps = caps.sum::<f64>() / cameras.len() as f64;
         let ring = cameras.iter().map(|camera| camera.ring).max().unwrap_or_default();
         let count = u32::try_from(cameras.len()).unwrap_or(u32::MAX);
-        Asked { stream: Stream { fps, pixels, ring }, count, priority }
+        // What is encoded only while somebody watches asks for its encoder then.
+        let encoded = cameras.iter().filter(|camera| camera.restream.always).count() as u32;
+        Asked { stream: Stream { fps, pixels, ring }, count, priority, encoded }
     }
 
     /// Gives a camera its new terms while it runs.
@@ -498,59 +470,6 @@ impl<D: Device> Roster<D> {
     }
 }
 
-/// Reads a configuration again and takes it up; keeps the old one when it cannot be used. Says what came of it in the log.
-pub fn reload<D: Device>(
-    roster: &mut Roster<D>,
-    read: &dyn Fn() -> Result<Config, String>,
-    complaint: &mut Option<String>,
-) -> Result<Applied, String> {
-    let applied = read().and_then(|config| roster.apply(config).map_err(|fault| fault.to_string()));
-    match &applied {
-        Err(why) if complaint.as_ref() == Some(why) => {
-            tracing::debug!("The configuration still cannot be used.");
-        }
-        Err(why) => {
-            tracing::error!("The configuration cannot be used; the old one stays.\n{why}");
-            *complaint = Some(why.clone());
-        }
-        Ok(applied) => {
-            *complaint = None;
-            tell(applied);
-        }
-    }
-    applied
-}
-
-fn tell(applied: &Applied) {
-    let Applied { added, changed, removed, capped, refused, restart } = applied;
-    tracing::info!(
-        added = added.len(),
-        changed = changed.len(),
-        removed = removed.len(),
-        refused = refused.len(),
-        "The configuration was read again."
-    );
-    for (name, fps) in capped {
-        tracing::warn!(
-            camera = &**name,
-            "There is room for {fps} fps of it; set max_fps, or free what binds."
-        );
-    }
-    for Refused { name, ceiling, .. } in refused {
-        tracing::warn!(
-            camera = &**name,
-            ceiling = ceiling.name(),
-            "There is no room for the camera, so it was not started; /api/v1/flow shows what there is."
-        );
-    }
-    if !restart.is_empty() {
-        tracing::warn!(
-            "These sections changed too and are taken up when weir is restarted: {}.",
-            restart.join(", ")
-        );
-    }
-}
-
 fn online_fps(link: &Link) -> Option<f64> {
     match link {
         Link::Online { video, .. } => Some(video.fps.map_or(UNKNOWN.0, f64::from)),
@@ -568,52 +487,4 @@ fn mean(all: &[(f64, f64)]) -> Option<(f64, f64)> {
     let count = all.len() as f64;
     let sum = all.iter().fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     (!all.is_empty()).then(|| (sum.0 / count, sum.1 / count))
-}
-
-/// What a camera may ask of the engine, at most `cap` frames a second.
-pub fn terms(camera: &Camera, cap: Option<f64>) -> Terms {
-    let max = camera.max_fps.map(f64::from);
-    let max_fps = match (max, cap) {
-        (Some(max), Some(cap)) => Some(max.min(cap)),
-        (max, cap) => max.or(cap),
-    };
-    Terms { priority: camera.priority, weight: camera.weight, max_fps, ring: camera.ring }
-}
-
-/// A camera's ring and turns.
-pub fn settings(camera: &Camera) -> CameraSettings {
-    // A lossless file waits for room by itself and must not be thinned, however slow the engine is.
-    let lossless = matches!(camera.source, Source::File { realtime: false, .. });
-    let ring = if lossless { Duration::from_secs(3600) } else { camera.ring };
-    CameraSettings {
-        ring,
-        max_frames: camera.ring_frames(),
-        drop_policy: camera.drop_policy,
-        backlog_frames: camera.backlog_frames,
-        priority: camera.priority,
-        weight: camera.weight,
-        max_fps: camera.max_fps.map(f64::from),
-        thin: camera.thin_decode,
-    }
-}
-
-/// A word in `hide` that hides nothing would be noticed too late.
-///
-/// # Errors
-/// It names a label that the model has not.
-pub fn check_labels(spec: &ModelSpec, camera: &Camera) -> Result<(), Fault> {
-    Filter::new(&spec.labels, &camera.privacy.hide)
-        .map(drop)
-        .map_err(|unknown| unknown_classes(spec, &format!("[cameras.{}] hide", camera.name), &unknown))
-}
-
-/// A configuration names labels that the model has not.
-pub fn unknown_classes(spec: &ModelSpec, key: &str, unknown: &[String]) -> Fault {
-    let known: Vec<&str> = spec.labels.iter().map(|l| &**l).filter(|l| !l.is_empty()).collect();
-    Fault::new(
-        Who::Config,
-        "classes",
-        format!("{key}: model {} has no label {}", spec.name, unknown.join(", ")),
-    )
-    .remedy(format!("its labels are: {}", known.join(", ")))
 }

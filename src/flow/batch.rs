@@ -36,6 +36,7 @@
 mod backlog;
 #[cfg(test)]
 mod sim;
+mod spare;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -44,6 +45,7 @@ mod wait;
 use std::time::Duration;
 
 use self::backlog::Backlog;
+use self::spare::Spare;
 use self::turns::{Turn, Turns};
 pub use self::wait::Wait;
 use super::agenda::Agenda;
@@ -195,31 +197,6 @@ pub struct Tally {
     pub realtime: u64,
     /// Frames of realtime cameras that were given up for want of engine time.
     pub realtime_lost: u64,
-}
-
-/// How much of its time the engine had nothing to do, over about a second.
-#[derive(Default)]
-struct Spare {
-    since: Tick,
-    idle: Duration,
-    sent: u64,
-    /// Frames a second that it could have taken besides.
-    fps: f64,
-}
-
-impl Spare {
-    const SPAN: Duration = Duration::from_secs(1);
-
-    fn sent(&mut self, now: Tick, idle: Duration, frames: usize) {
-        let elapsed = now.since(self.since);
-        self.idle += idle;
-        if elapsed >= Self::SPAN {
-            let (idle, elapsed) = (self.idle.as_secs_f64(), elapsed.as_secs_f64());
-            self.fps = self.sent as f64 / (elapsed - idle).max(1e-3) * (idle / elapsed);
-            *self = Spare { since: now, fps: self.fps, ..Spare::default() };
-        }
-        self.sent += frames as u64;
-    }
 }
 
 impl<T> Batcher<T> {

@@ -8,6 +8,8 @@
 //! so that a picture comes out with its own unit, not with the next one. A sender that splits pictures over several units
 //! ([`Unit::starts`]) ends that: then the parser looks for the ends, which costs one frame interval.
 
+mod sequence;
+
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,20 +19,19 @@ use std::time::Duration;
 
 use cudarc::driver::{CudaEvent, CudaStream, result};
 
+use self::sequence::Sequence;
 use super::cuvid::{self, Callback, DecodeCreateInfo, DecoderHandle, ParserHandle, PicParams};
 use super::cuvid::{
     DecodeStatus, ParserDispInfo, ParserParams, ProcParams, ShortRect, SourceDataPacket, VideoFormat,
 };
 use super::gpu::{self, Gpu, Layout, Pool, Surface};
 use super::times::Times;
-use crate::device::software::preprocess::{ChromaSite, Geometry, Matrix, PixelFormat, Range};
+use crate::device::software::preprocess::{ChromaSite, Geometry, PixelFormat};
 use crate::fault::{Fault, Retry, Who};
 use crate::frame::Size;
 
 /// Surfaces that the post-processor may hold at a time: one being copied, one being written.
 const OUTPUT_SURFACES: u64 = 2;
-/// Surfaces beyond those that the stream needs, so that decoding need not wait for copying.
-const SPARE_SURFACES: u8 = 3;
 /// How long to sleep between two looks at a picture that is being decoded, and how often to look. A picture of 1080p takes 1.4 ms on a
 /// chip that does nothing else.
 const LOOK: (Duration, u32) = (Duration::from_micros(250), 200);
@@ -133,60 +134,6 @@ struct Video {
     refused: [bool; MOST_SURFACES],
     /// Surfaces that are being copied: where, and the end of the copy.
     mapped: VecDeque<(u64, CudaEvent)>,
-}
-
-/// All that a decoder is made for; another one needs another decoder.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Sequence {
-    coded: (u32, u32),
-    /// Left, top, right, bottom of what is shown.
-    shown: [i32; 4],
-    chroma: u32,
-    depth_minus8: u32,
-    progressive: bool,
-    surfaces: u8,
-    matrix: Matrix,
-    range: Range,
-}
-
-impl Sequence {
-    fn new(format: &VideoFormat) -> Sequence {
-        let [left, top, right, bottom] = format.display_area;
-        let (width, height) = (format.coded_width as i32, format.coded_height as i32);
-        // A stream that shows nothing, or more than there is, is shown whole.
-        let sound =
-            left >= 0 && top >= 0 && right > left && bottom > top && right <= width && bottom <= height;
-        let shown = if sound { format.display_area } else { [0, 0, width, height] };
-        // ITU-T H.273, table 4. Nothing said: BT.709 above 576 lines, as players do.
-        let matrix = match format.matrix_coefficients {
-            1 => Matrix::Bt709,
-            4..=6 => Matrix::Bt601,
-            9 | 10 => Matrix::Bt2020,
-            _ if shown[3] - shown[1] > 576 => Matrix::Bt709,
-            _ => Matrix::Bt601,
-        };
-        Sequence {
-            coded: (format.coded_width, format.coded_height),
-            shown,
-            chroma: format.chroma_format,
-            depth_minus8: u32::from(format.bit_depth_luma_minus8.max(format.bit_depth_chroma_minus8)),
-            progressive: format.progressive_sequence != 0,
-            surfaces: format.min_num_decode_surfaces.saturating_add(SPARE_SURFACES).min(MOST_SURFACES as u8),
-            matrix,
-            range: if format.signal & 8 != 0 { Range::Full } else { Range::Limited },
-        }
-    }
-
-    fn size(&self) -> Size {
-        let [left, top, right, bottom] = self.shown;
-        Size { width: (right - left).unsigned_abs(), height: (bottom - top).unsigned_abs() }
-    }
-
-    /// Of the surface: NV12 has whole chroma samples.
-    fn target(&self) -> (u64, u64) {
-        let Size { width, height } = self.size();
-        (u64::from(width.next_multiple_of(2)), u64::from(height.next_multiple_of(2)))
-    }
 }
 
 impl Decoder {
