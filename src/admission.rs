@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::board::{Board, Card, Link};
@@ -169,13 +169,29 @@ impl Coming {
 }
 
 /// Watches, and answers.
-#[derive(Debug, Default)]
-pub struct Admission(Mutex<Inner>);
+#[derive(Default)]
+pub struct Admission {
+    inner: Mutex<Inner>,
+    /// How many cameras more can be encoded.
+    encoders: OnceLock<Box<dyn Fn() -> u32 + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admission").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
 
 impl Admission {
     /// Once, at start.
     pub fn configure(&self, settings: Settings) {
         self.lock().settings = settings;
+    }
+
+    /// Once, where video is encoded for viewers: `left` says how many cameras more can be.
+    pub fn encode(&self, left: impl Fn() -> u32 + Send + Sync + 'static) {
+        // A second server would be a mistake of ours; the first one's word stays.
+        let _ = self.encoders.set(Box::new(left));
     }
 
     /// The last look; `None` before the engine is warm.
@@ -218,6 +234,7 @@ impl Admission {
         let placed = place::spread(&mut rooms, (0..count).map(|_| (None, asked.stream.fps)));
         let roomiest = placed.first().copied().flatten()?;
         let memory = usage::available().map(|free| (free - reserved.memory).max(0.0));
+        let encoders = self.encoders.get().map(|left| left());
         let mut worst = Verdict::Accept;
         for (number, state) in lanes.iter().enumerate() {
             let share = placed.iter().filter(|lane| **lane == Some(number)).count() as u32;
@@ -226,7 +243,8 @@ impl Admission {
             let others = f64::from(count - share) * asked.stream.fps * asked.stream.pixels + reserved.pixels;
             let part = f64::from(share) / f64::from(count);
             let gpu_memory = gpu_memory[number].map(|free| (free - reserved.gpu_memory[number]).max(0.0));
-            let machine = Machine { memory: memory.map(|free| free * part), gpu_memory, ..state.machine };
+            let machine =
+                Machine { memory: memory.map(|free| free * part), gpu_memory, encoders, ..state.machine };
             let load = Load { decode: state.load.decode + machine.decode_load(others), ..state.load };
             worst = worse(worst, machine.admit(&Asked { count: share, ..*asked }, &load));
         }
@@ -353,7 +371,7 @@ impl Admission {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic while a state is replaced leaves the old or the new one: both are whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

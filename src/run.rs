@@ -182,6 +182,9 @@ impl<D: Device> Daemon<D> {
             Some(settings) => Some(rtsp::Server::start(settings, &audience, encoders, &clock)?),
             None => None,
         };
+        if let Some(rtsp) = &rtsp {
+            board.admission.encode(rtsp.room());
+        }
 
         // The frame path, from its end to its beginning.
         let (events, drafts) = bounded(4096);

@@ -154,6 +154,18 @@ fn an_encoder_that_fails_is_replaced_and_one_stream_too_many_is_refused() {
     let mut first = viewer(&url("other"));
     until("the first stream", || (encoded(&daemon, "other", "h264") > 5.0).then_some(()));
     assert!(ffmpeg(&url("tiny"), 1, "tcp").unwrap_err().contains("503"));
+    // A camera that is watched all the time would need an encoder; one that is not has room.
+    let ask = |watched: bool| {
+        let body = format!("{{\"fps\": 1, \"width\": 16, \"height\": 16, \"watched\": {watched}}}");
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let request =
+            agent.post(format!("{}/api/v1/admission", daemon.http)).content_type("application/json");
+        let mut answer = request.send(body).expect("it answers");
+        (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
+    };
+    until("admission knows the machine", || (ask(false).0 == 200).then_some(()));
+    let (status, text) = ask(true);
+    assert!(status == 503 && text.contains("\"ceiling\":\"encoder\""), "{status}: {text}");
     first.kill().unwrap();
     first.wait().unwrap();
     until("its place", || ffmpeg(&url("tiny"), 1, "tcp").ok());

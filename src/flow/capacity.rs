@@ -89,7 +89,7 @@ pub struct Machine {
     pub memory: Option<f64>,
     /// The same on the GPU, where the engine is not on the CPU, and pictures with it; `None`: not known, not counted.
     pub gpu_memory: Option<f64>,
-    /// Video streams that can still be encoded; `None`: none is encoded, or there is no limit.
+    /// Cameras whose annotated video can still be encoded; `None`: there is no limit, or nothing is encoded.
     pub encoders: Option<u32>,
 }
 
@@ -212,7 +212,7 @@ impl Machine {
             nvdec: self.nvdec_load(n * stream.fps * stream.pixels),
             memory: n * self.host_bytes(stream),
             gpu_memory: n * stream.pictures(),
-            encoded: if self.encoders.is_some() { count } else { 0 },
+            encoded: 0,
         })
     }
 
@@ -244,7 +244,8 @@ impl Machine {
                 let gpu = self.gpu_memory.map(|free| free / stream.pictures());
                 [host, gpu].into_iter().flatten().reduce(f64::min).map(whole)
             }
-            Ceiling::Encoder => self.encoders,
+            // Who is not watched needs none.
+            Ceiling::Encoder => None,
         }
     }
 
@@ -270,7 +271,7 @@ impl Machine {
             nvdec: load.nvdec + self.nvdec_load(pixels),
             memory: count * self.host_bytes(&asked.stream),
             gpu_memory: count * asked.stream.pictures(),
-            encoded: if self.encoders.is_some() { asked.count } else { 0 },
+            encoded: asked.encoded,
         };
         let Some(ceiling) = self.binding(&at(asked.stream.fps)) else { return Verdict::Accept };
         // A tenth of a frame a second is as exact as this can be; rounded down.
@@ -279,7 +280,8 @@ impl Machine {
         if fps >= LEAST_FPS && self.binding(&at(fps)).is_none() {
             return Verdict::AcceptAt(fps);
         }
-        let alone = self.fits(asked.count.max(1), &asked.stream).is_none();
+        // Viewers go, too.
+        let alone = ceiling == Ceiling::Encoder || self.fits(asked.count.max(1), &asked.stream).is_none();
         Verdict::Refuse { ceiling, retry_after: if alone { SOON } else { LATE } }
     }
 }
@@ -293,6 +295,8 @@ pub struct Asked {
     pub count: u32,
     /// Their class.
     pub priority: Priority,
+    /// How many of them are encoded all the time.
+    pub encoded: u32,
 }
 
 /// What is there already.

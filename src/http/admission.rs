@@ -1,10 +1,11 @@
 //! `POST /api/v1/admission`: would these cameras fit? Answers, and changes nothing; cameras are added in the configuration.
 //!
 //! ```text
-//! {"fps": 25, "width": 1920, "height": 1080, "count": 4, "priority": "realtime"}
+//! {"fps": 25, "width": 1920, "height": 1080, "count": 4, "priority": "realtime", "watched": false}
 //! ```
 //!
-//! `count` is 1 and `priority` `realtime` when not written. 200 `{"verdict": "accept"}`, 200 `{"verdict": "accept_at", "fps": 12.5}`
+//! `count` is 1 and `priority` `realtime` when not written; `watched`: somebody looks at their annotated video by RTSP all the time, so each
+//! needs one of the encoders (`[rtsp_server] max_streams`). 200 `{"verdict": "accept"}`, 200 `{"verdict": "accept_at", "fps": 12.5}`
 //! (frames a second of each camera that would be inferred: write it as `max_fps`), or 503 with `Retry-After` and
 //! `{"error": {"code": "no_capacity", "ceiling": "engine", …}}`. Each answer has `rho` and `capacity_fps` as they are now, and
 //! `decode_known`: false while no camera delivers, as then nobody knows what decoding costs here and it is not counted.
@@ -38,6 +39,8 @@ pub(super) struct Body {
     count: u32,
     #[serde(default)]
     priority: Priority,
+    #[serde(default)]
+    watched: bool,
 }
 
 const fn one() -> u32 {
@@ -56,6 +59,7 @@ impl Body {
                 stream: Stream { fps: b.fps, pixels: f64::from(b.width) * f64::from(b.height), ring: RING },
                 count: b.count,
                 priority: b.priority,
+                encoded: if b.watched { b.count } else { 0 },
             }),
         }
     }

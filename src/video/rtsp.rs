@@ -88,6 +88,15 @@ impl Mount {
 }
 
 impl Server {
+    /// Says how many cameras more can be encoded, for as long as it lives; then none.
+    pub fn room(&self) -> impl Fn() -> u32 + Send + Sync + 'static {
+        let shared = Arc::downgrade(&self.shared);
+        move || {
+            let left = shared.upgrade().map_or(0, |s| s.settings.max_streams.saturating_sub(s.encoded()));
+            u32::try_from(left).unwrap_or(u32::MAX)
+        }
+    }
+
     /// Opens the port. No camera is there yet.
     ///
     /// # Errors
@@ -264,18 +273,20 @@ fn watch_clients(rtsp: &server::RTSPServer, shared: &Arc<Shared>) {
 }
 
 impl Shared {
+    /// Cameras that are encoded now.
+    fn encoded(&self) -> usize {
+        lock(&self.cameras).values().filter(|mount| mount.annotated.is_held()).count()
+    }
+
     fn mount(&self, name: &str) -> Option<Arc<Mount>> {
         lock(&self.cameras).get(name).cloned()
     }
 
     fn describe(&self, name: &str) -> RTSPStatusCode {
         let Some(mount) = self.mount(name) else { return RTSPStatusCode::NotFound };
-        if !mount.annotated.is_held() {
-            let most = self.settings.max_streams;
-            if lock(&self.cameras).values().filter(|mount| mount.annotated.is_held()).count() >= most {
-                tracing::warn!(camera = name, "A viewer was refused: [rtsp_server] max_streams are encoded.");
-                return RTSPStatusCode::ServiceUnavailable;
-            }
+        if !mount.annotated.is_held() && self.encoded() >= self.settings.max_streams {
+            tracing::warn!(camera = name, "A viewer was refused: [rtsp_server] max_streams are encoded.");
+            return RTSPStatusCode::ServiceUnavailable;
         }
         // The encoder may have changed since the last one.
         let Some(format) = mount.annotated.format() else { return RTSPStatusCode::ServiceUnavailable };

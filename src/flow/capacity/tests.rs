@@ -66,9 +66,15 @@ fn memory_and_encoder_bind_where_they_are_short() {
     assert_eq!(chip.most(&stream(10.0)), (70, Ceiling::Nvdec));
     assert_eq!(chip.most_by(Ceiling::Nvdec, &stream(10.0)), Some(70));
     let busy = Load { nvdec: 0.695, ..Load::default() };
-    let refused = chip.admit(&Asked { stream: stream(10.0), count: 1, priority: Priority::Bulk }, &busy);
+    let refused =
+        chip.admit(&Asked { stream: stream(10.0), count: 1, priority: Priority::Bulk, encoded: 0 }, &busy);
     assert_eq!(refused, Verdict::Refuse { ceiling: Ceiling::Nvdec, retry_after: SOON });
-    assert_eq!(Machine { encoders: Some(3), ..fast }.most(&stream(10.0)), (3, Ceiling::Encoder));
+    let three = Machine { encoders: Some(3), ..fast };
+    let four = Asked { stream: stream(10.0), count: 4, priority: Priority::Realtime, encoded: 4 };
+    let refused = three.admit(&four, &Load::default());
+    assert_eq!(refused, Verdict::Refuse { ceiling: Ceiling::Encoder, retry_after: SOON });
+    // Who is not watched all the time needs no encoder.
+    assert_eq!(three.admit(&Asked { encoded: 3, ..four }, &Load::default()), Verdict::Accept);
 }
 
 #[test]
@@ -86,7 +92,8 @@ fn the_recommendation_keeps_the_target_or_says_that_none_does() {
 #[test]
 fn what_is_left_is_offered_after_decoding_and_after_bulk_has_yielded() {
     let ask = |fps: f64, machine: Machine, load: Load| {
-        machine.admit(&Asked { stream: stream(fps), count: 1, priority: Priority::Realtime }, &load)
+        machine
+            .admit(&Asked { stream: stream(fps), count: 1, priority: Priority::Realtime, encoded: 0 }, &load)
     };
     // Decoding 20 fps takes 4.9 % of both cores: 0.7·50·0.951 − 20 = 13.285.
     let load = Load { realtime: 20.0, bulk_share: 0.05, ..Load::default() };
@@ -130,7 +137,7 @@ prop_compose! {
 prop_compose! {
     fn asked()(fps in 1.0f64..40.0, pixels in 1e5f64..4e6, count in 1u32..6, bulk: bool) -> Asked {
         let priority = if bulk { Priority::Bulk } else { Priority::Realtime };
-        Asked { stream: Stream { fps, pixels, ring: Duration::from_millis(300) }, count, priority }
+        Asked { stream: Stream { fps, pixels, ring: Duration::from_millis(300) }, count, priority, encoded: 0 }
     }
 }
 
