@@ -24,6 +24,8 @@ use crate::usage::{self, Meter, Part};
 
 /// Between two looks: the window of the cameras' rates.
 const EVERY: Duration = Duration::from_secs(5);
+/// So many windows are waited for one in which no camera comes or goes.
+const RESTLESS: u32 = 6;
 /// A border is crossed back only so much below it, so that the verdict does not flap with the load.
 const HYSTERESIS: f64 = 0.05;
 /// How much one look moves the cost of decoding: rates and CPU time are not of the very same moments.
@@ -125,6 +127,7 @@ impl State {
 struct Inner {
     settings: Settings,
     cpu: Meter,
+    looks: u32,
     /// When CPU time was read last, and how much it was.
     read: Option<(Tick, Duration)>,
     /// CPU seconds a pixel.
@@ -301,8 +304,12 @@ impl Admission {
         let sum = |lanes: &[Arriving]| lanes.iter().fold(Arriving::default(), |all, lane| all.and(lane));
         let all = sum(&on_lane);
         let was_all = sum(&was);
-        // The first guess need not wait until rates stand, but what connecting took is never in it.
-        let steady = was_all.is_like(&all) || (inner.cost.is_none() && was_all.has_the_cameras_of(&all));
+        // The first guess need not wait until rates stand, but what connecting took should not be in it. A camera that connects
+        // anew in each window must not keep it from being made for ever.
+        inner.looks = inner.looks.saturating_add(1);
+        let unknown = inner.cost.is_none();
+        let steady = was_all.is_like(&all)
+            || (unknown && (was_all.has_the_cameras_of(&all) || inner.looks > RESTLESS));
         if cpu.is_some() && all.pixels > 0.0 && decode > 0.0 && steady {
             learn(&mut inner.cost, decode / all.pixels);
         }

@@ -308,9 +308,8 @@ impl<D: Device> Roster<D> {
         let fps = caps.sum::<f64>() / cameras.len() as f64;
         let ring = cameras.iter().map(|camera| camera.ring).max().unwrap_or_default();
         let count = u32::try_from(cameras.len()).unwrap_or(u32::MAX);
-        // What is encoded only while somebody watches asks for its encoder then.
-        let encoded = cameras.iter().filter(|camera| camera.restream.always).count() as u32;
-        Asked { stream: Stream { fps, pixels, ring }, count, priority, encoded }
+        // One whose video cannot be encoded is analysed all the same, so that encoders are no reason to refuse it.
+        Asked { stream: Stream { fps, pixels, ring }, count, priority, encoded: 0 }
     }
 
     /// Gives a camera its new terms while it runs.

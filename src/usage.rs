@@ -80,9 +80,12 @@ impl Meter {
             let task = task.ok()?;
             let Ok(name) = fs::read_to_string(task.path().join("comm")) else { continue };
             let part = Part::of(name.trim());
+            if part == Part::Ingest {
+                continue;
+            }
             let stat = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
             let nanos = stat.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
-            if let (Some(nanos), true) = (nanos, part != Part::Ingest) {
+            if let Some(nanos) = nanos {
                 let (id, used) =
                     (task.file_name().to_string_lossy().into_owned(), Duration::from_nanos(nanos));
                 // Less than before: another thread of the same number.

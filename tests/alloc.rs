@@ -1,4 +1,4 @@
-//! The frame path allocates nothing in steady state: the batcher alone, as `tests/bench/batch.rs` measures it, and behind its lock with
+//! The frame path allocates nothing in steady state: batcher and pacer, as `tests/bench/batch.rs` measures it, and behind its lock with
 //! frames that are given up on both sides.
 //!
 //! Not seen here: what GStreamer and ONNX Runtime do on their side, and `analyze`, whose events are text.
@@ -18,6 +18,8 @@ use weir::clock::{Clock, ManualClock, Tick, Wall};
 use weir::config::{DropPolicy, Priority};
 use weir::flow::batch::{Batcher, CameraSettings, Settings, Step, Wait};
 use weir::flow::curve::{Curve, Rung};
+use weir::flow::pace::{Objective, Pacer};
+use weir::flow::window::Window;
 use weir::frame::{CameraId, Fate, Frame, FrameKey, Size, Stamp};
 use weir::intake::{Next, Port, intake};
 use weir::supervise::Beat;
@@ -102,6 +104,9 @@ fn the_batcher_allocates_nothing() {
         if paced {
             batcher.steer(pace(load > 1));
         }
+        let Wait::WherePays { curve, limit, .. } = pace(false) else { unreachable!("it is that") };
+        let objective = Objective { target: Duration::from_millis(100), max_wait: limit, max_batch: BATCH };
+        let (mut pacer, mut latency) = (Pacer::new(objective, curve), Window::new(Duration::from_secs(1)));
         let step = Duration::from_millis(33) / CAMERAS;
         let (mut now, mut seq, mut busy, mut lost, mut sent) = (Tick::ZERO, 0, 0, 0, 0);
         let (mut batch, mut dropped) = (Vec::with_capacity(BATCH), Vec::new());
@@ -112,8 +117,17 @@ fn the_batcher_allocates_nothing() {
                 batcher.push(now, FrameKey { camera: CameraId(id), seq }, 0u64);
                 busy = u32::saturating_sub(busy, 1);
                 let slots = if busy == 0 { BATCH } else { 0 };
+                pacer.came(now, Duration::from_millis(5));
                 if batcher.poll(now, slots, &mut batch) == Step::Send {
                     busy = if load > 1 { batch.len() as u32 * load } else { 0 };
+                    pacer.ran(batch.len(), curve.service(batch.len()));
+                    batch.iter().for_each(|_| latency.note(now, Duration::from_millis(60)));
+                }
+                if pacer.is_due(now) {
+                    pacer.look(now, batcher.take_tally(), &mut latency);
+                    if paced {
+                        batcher.steer(pacer.wait());
+                    }
                 }
                 batcher.take_dropped(&mut dropped);
                 (lost, sent) = (lost + dropped.len(), sent + batch.len());

@@ -9,7 +9,7 @@ mod daemon;
 #[path = "support/wait.rs"]
 mod wait;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -238,8 +238,30 @@ fn what_cannot_be_answered_says_why() {
     let limited: Vec<&Said> = said.iter().filter(|said| said.status == 429).collect();
     assert!(!limited.is_empty() && limited.len() <= 4, "{} of 6", limited.len());
     assert!(limited.iter().all(|said| said.retry_after >= Some(1) && said.code() == "tenant_rate"));
+    // Four that have sent half a picture are all that the shop may have pending; the lab is none the worse.
+    let address = daemon.http.trim_start_matches("http://");
+    let half = || {
+        let mut socket = TcpStream::connect(address).unwrap();
+        let head = format!(
+            "POST /api/v1/infer{shop} HTTP/1.1\r\nHost: weir\r\n{}: {}\r\nContent-Length: {}\r\n\r\n",
+            token.0,
+            token.1,
+            jpeg.len()
+        );
+        socket.write_all(head.as_bytes()).unwrap();
+        socket.write_all(&jpeg[..jpeg.len() / 2]).unwrap();
+        socket
+    };
+    let pending = || flow(&daemon)["requests"]["classes"]["bulk"]["pending"].clone();
+    let halves: Vec<TcpStream> = (0..4).map(|_| half()).collect();
+    until("the shop's places are taken", || (pending() == 4).then_some(()));
+    assert!(refused(shop, &[token], &jpeg, 429, "tenant_busy").retry_after >= Some(1));
+    until("the lab may send again", || {
+        (post(&daemon, lab, &[token], b"not a picture").status == 415).then_some(())
+    });
+    drop(halves);
+    until("they are free again", || (pending() == 0).then_some(()));
     let bulk = flow(&daemon)["requests"]["classes"]["bulk"].clone();
-    assert_eq!(bulk["pending"], 0, "{bulk}");
     assert_eq!(bulk["ended"]["answered"], 1, "{bulk}");
     assert!(!daemon.log().contains("s3cret"), "{}", daemon.log());
 }
@@ -326,6 +348,31 @@ fn several_pictures_come_back_one_by_one() {
     same(&by_name("a.jpg"), &by_name("d.jpg"), 0.999);
     same(&by_name("a.jpg"), &by_name("c.png"), 0.9);
 
+    // Each as it is ready: the first is here while others have not been through the engine.
+    let many: Vec<(&str, &[u8])> = vec![("same.jpg", &jpeg); 16];
+    let body_of_many = multipart(&many);
+    let mut socket = TcpStream::connect(daemon.http.trim_start_matches("http://")).unwrap();
+    let head = format!(
+        "POST /api/v1/infer?timeout_ms=10000 HTTP/1.1\r\nHost: weir\r\nAccept: text/event-stream\r\n{}: {}\r\nContent-Length: {}\r\n\r\n",
+        MULTIPART.0,
+        MULTIPART.1,
+        body_of_many.len()
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    socket.write_all(&body_of_many).unwrap();
+    let (mut text, mut piece) = (String::new(), [0; 4096]);
+    while !text.contains("event: result") {
+        let read = socket.read(&mut piece).unwrap();
+        assert!(read > 0, "{text}");
+        text.push_str(&String::from_utf8_lossy(&piece[..read]));
+    }
+    let pending = flow(&daemon)["requests"]["classes"]["bulk"]["pending"].as_u64().unwrap();
+    assert!((1..16).contains(&pending), "{pending} of 16 are pending when the first result is here");
+    drop(socket);
+    until("the others are forgotten", || {
+        (flow(&daemon)["requests"]["classes"]["bulk"]["pending"] == 0).then_some(())
+    });
+
     let together = post(&daemon, "?timeout_ms=10000", &[MULTIPART], &body).json();
     let results = together["results"].as_array().unwrap();
     let order: Vec<u64> = results.iter().filter_map(|result| result["index"].as_u64()).collect();
@@ -392,6 +439,8 @@ fn two_hundred_clients_are_answered_or_told_when_to_come_back() {
             *codes.entry("answered".to_owned()).or_insert(0u64) += 1;
         } else {
             assert_eq!(said.status, 503, "{}", said.text);
+            let ceiling = &said.json()["error"]["ceiling"];
+            assert_eq!(said.code() == "timeout", ceiling.is_null(), "{}", said.text);
             assert!(
                 said.retry_after.is_some_and(|s| (1..=60).contains(&s)),
                 "{:?}: {}",

@@ -331,11 +331,15 @@ impl Pacer {
         let (target, slots) = (self.objective.target, self.pace.slots);
         let missed = measured.is_some_and(|p95| p95 > target);
         let above = |part: f64| measured.is_some_and(|p95| p95 > target.mul_f64(part));
-        self.misses = match NEAR.map(above) {
+        let miss = match NEAR.map(above) {
             [false, _] => 0.0,
-            [true, false] => self.misses + CLOSE,
-            [true, true] => self.misses + 1.0,
+            [true, false] => CLOSE,
+            [true, true] => 1.0,
         };
+        self.misses = if miss > 0.0 { self.misses + miss } else { 0.0 };
+        if missed {
+            self.trim *= 0.5f64.powf(miss);
+        }
         // Batches that are not full are not large because of the limit.
         let full = seen.batches > 0 && seen.full * 2 >= seen.batches;
         if let Some(p95) = measured
@@ -356,7 +360,7 @@ impl Pacer {
             };
             self.failed = Some(Failed { frames: slots, until: self.hold_from(now) });
             self.pace.slots = down;
-            return Reason::TargetMissed;
+            return if missed { Reason::TargetMissed } else { Reason::TargetBound };
         }
         let promised = self.promised();
         if promised > slots && self.may_use(promised, now) {
@@ -384,7 +388,7 @@ impl Pacer {
     fn limit_wait(&mut self, measured: Option<Duration>) {
         let target = self.objective.target;
         match measured {
-            Some(p95) if p95 > target => self.trim /= 2.0,
+            // What a miss takes away of it is decided with the size.
             Some(p95) if p95 > target.mul_f64(0.8) => {}
             _ => self.trim = (self.trim + 0.02).min(1.0),
         }

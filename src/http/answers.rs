@@ -441,7 +441,7 @@ pub struct Problem {
     pub code: String,
     /// A sentence for people, with the remedy.
     pub message: String,
-    /// For `no_capacity`: what binds.
+    /// For `no_capacity`, and for a picture that is refused as `busy` or `late`: what binds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ceiling: Option<Ceiling>,
     /// For `no_capacity` of `/api/v1/admission`: what the answer rests on.

@@ -27,17 +27,18 @@ pub(super) async fn post(State(shared): State<Arc<Shared>>, headers: HeaderMap) 
         return error(status, refusal.code, refusal.message);
     }
     let (reply, answer) = oneshot::channel();
-    let busy = |why: &str| {
-        let later = [(header::RETRY_AFTER, "2")];
-        (later, error(StatusCode::SERVICE_UNAVAILABLE, "busy", why)).into_response()
+    let later = |code: &'static str, why: &str| {
+        let after = [(header::RETRY_AFTER, "2")];
+        (after, error(StatusCode::SERVICE_UNAVAILABLE, code, why)).into_response()
     };
+    let busy = |why: &str| later("busy", why);
     if shared.api.orders.try_send(Order { reply: Some(reply) }).is_err() {
         return busy("the configuration is being read already");
     }
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(Ok(Ok(applied))) => told(applied),
         Ok(Ok(Err(why))) => error(StatusCode::UNPROCESSABLE_ENTITY, "bad_configuration", why),
-        Ok(Err(_)) => error(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the daemon is stopping"),
+        Ok(Err(_)) => later("unavailable", "the daemon is stopping"),
         Err(_) => busy("this takes long: it goes on, and the log will say what came of it"),
     }
 }

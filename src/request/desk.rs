@@ -23,6 +23,7 @@ use crate::board::Board;
 use crate::clock::{Clock, Tick};
 use crate::config::{self, Priority};
 use crate::fault::Fault;
+use crate::flow::capacity::Ceiling;
 use crate::frame::{Fate, Still};
 
 /// The longest `timeout_ms`; also how long a picture stays in the ring at most.
@@ -193,7 +194,8 @@ impl Desk {
         let (Some(all), Some(memory)) = (self.places.take(1), self.memory.take(0)) else {
             let limit = self.places.limit();
             let message = format!("{limit} requests are pending ([http] max_pending_requests): try again");
-            return Err(Refusal::busy("busy", Outcome::Busy, self.retry_after(now), message));
+            let refusal = Refusal::busy("busy", Outcome::Busy, self.retry_after(now), message);
+            return Err(refusal.by(Ceiling::Engine));
         };
         let of_tenant = match tenant {
             Some(tenant) => Some(tenant.pending.take(1).ok_or_else(|| {
@@ -217,7 +219,8 @@ impl Desk {
                 expected.as_millis(),
                 ask.timeout.as_millis()
             );
-            return Err(Refusal::busy("late", Outcome::Late, whole_seconds(expected), message));
+            let refusal = Refusal::busy("late", Outcome::Late, whole_seconds(expected), message);
+            return Err(refusal.by(Ceiling::Engine));
         }
         // Last of all, so that a request that is refused for another reason costs its tenant nothing.
         if let Some(Err(wait)) = tenant.map(|tenant| tenant.one_more(now)) {

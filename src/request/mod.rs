@@ -29,6 +29,7 @@ use crate::board::Ledger;
 use crate::clock::Tick;
 use crate::config::Priority;
 use crate::fault::Fault;
+use crate::flow::capacity::Ceiling;
 use crate::frame::{CameraId, Fate, FrameKey, Size};
 
 /// The classes of requests, in the order of their camera numbers.
@@ -239,6 +240,8 @@ pub struct Refusal {
     pub message: String,
     /// Seconds after which to try again, where that can help.
     pub retry_after: Option<u64>,
+    /// What binds, where the machine is too small for what is asked of it.
+    pub ceiling: Option<Ceiling>,
     /// What is counted.
     pub outcome: Outcome,
 }
@@ -246,12 +249,17 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal that the same request would meet again.
     pub fn new(status: u16, code: &'static str, outcome: Outcome, message: impl Into<String>) -> Self {
-        Refusal { status, code, message: message.into(), retry_after: None, outcome }
+        Refusal { status, code, message: message.into(), retry_after: None, ceiling: None, outcome }
     }
 
     /// 503: try again after `seconds`.
     pub fn busy(code: &'static str, outcome: Outcome, seconds: u64, message: impl Into<String>) -> Self {
         Refusal { retry_after: Some(seconds), ..Refusal::new(503, code, outcome, message) }
+    }
+
+    /// The same, saying what binds.
+    pub fn by(self, ceiling: Ceiling) -> Self {
+        Refusal { ceiling: Some(ceiling), ..self }
     }
 }
 

@@ -8,6 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, header};
 use futures_util::{Stream, StreamExt};
 
+use crate::flow::capacity::Ceiling;
 use crate::request::quota::Share;
 use crate::request::{Outcome, Refusal};
 
@@ -65,7 +66,7 @@ pub(super) async fn gather<E: Display>(
                 bytes.reserve_exact(room - bytes.len());
             } else {
                 let message = "the memory for pictures is taken: try again";
-                refused = Some(Refusal::busy("busy", Outcome::Busy, 1, message));
+                refused = Some(Refusal::busy("busy", Outcome::Busy, 1, message).by(Ceiling::Memory));
             }
         }
         if let Some(refusal) = &refused {

@@ -25,9 +25,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Deserialize;
 
+use super::Shared;
 use super::access::Access;
-use super::answers::{Frames, Inferred, RequestClass, Requests};
-use super::{Shared, error};
+use super::answers::{Frames, Inferred, Problem, Refused, RequestClass, Requests};
 use crate::config::Priority;
 use crate::request::desk::{Ask, Desk, MOST_TIMEOUT, Told};
 use crate::request::{CLASSES, Outcome, Refusal};
@@ -152,7 +152,13 @@ fn render(shared: &Shared, told: &Told, wish: &Wish) -> Inferred {
 
 fn refused(refusal: &Refusal) -> Response {
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-    let mut response = error(status, refusal.code, refusal.message.as_str());
+    let problem = Problem {
+        code: refusal.code.to_owned(),
+        message: refusal.message.clone(),
+        ceiling: refusal.ceiling,
+        now: None,
+    };
+    let mut response = (status, Json(Refused { error: problem, ..Refused::default() })).into_response();
     let headers = response.headers_mut();
     if let Some(seconds) = refusal.retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
