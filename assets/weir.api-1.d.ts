@@ -424,7 +424,7 @@ export interface Problem {
    */
   capacity_fps?: number;
   /**
-   * For `no_capacity`: what binds.
+   * For `no_capacity`, and for a picture that is refused as `busy` or `late`: what binds.
    */
   ceiling?: Ceiling | null;
   /**
