@@ -11,7 +11,7 @@ use crate::clock::Tick;
 use crate::device::accelerator::Report;
 use crate::fault::Fault;
 use crate::flow::curve::Curve;
-use crate::flow::pace::Pace;
+use crate::flow::pace::{ENOUGH, Pace};
 use crate::flow::window::Window;
 
 /// All lanes, by number.
@@ -92,7 +92,7 @@ impl Lane {
         Lane {
             gpu,
             accelerator: Accelerator::default(),
-            latency: Mutex::new(Window::new(Duration::from_secs(1))),
+            latency: Mutex::new(Window::new(Duration::from_secs(1)).at_least(ENOUGH)),
             pace: Mutex::new(None),
             busy: AtomicU64::new(0),
             fault: OnceLock::new(),

@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Execution, Infer};
 use crate::device::nvidia::Nvidia;
 use crate::device::software::Software;
+use crate::device::software::session::Library;
 use crate::fault::Fault;
 
 /// What was chosen.
@@ -20,11 +21,13 @@ pub enum Chosen {
 /// What is wrong with the last one that was asked for, or with the model.
 pub fn choose(config: &Config, clock: &dyn Clock) -> Result<Chosen, Fault> {
     let most = config.batcher.max_batch_frames;
+    let library = Library::default();
     let software = |execution: Execution| {
         let infer = Infer { execution, ..config.infer.clone() };
-        Software::new(&config.model, &infer, most, clock).map(|device| Chosen::Software(Box::new(device)))
+        Software::with(&library, &config.model, &infer, most, clock)
+            .map(|device| Chosen::Software(Box::new(device)))
     };
-    let nvidia = || Nvidia::open(&config.model, &config.infer, most).map(Chosen::Nvidia);
+    let nvidia = || Nvidia::open_with(&library, &config.model, &config.infer, most).map(Chosen::Nvidia);
     let Execution::Order(order) = &config.infer.execution else {
         return nvidia().or_else(|why| {
             tracing::info!("No GPU is used: {why}");

@@ -35,8 +35,8 @@ const MISSES: f64 = 2.0;
 /// The p95 of a second is off by a few hundredths by luck. So a look so near to the target counts as [`CLOSE`] of a miss, on both sides of it.
 const NEAR: [f64; 2] = [0.99, 1.03];
 const CLOSE: f64 = 0.25;
-/// Fewer samples than this say nothing about a 95th percentile.
-const ENOUGH: usize = 20;
+/// Fewer samples than this say nothing about a 95th percentile; the window of latencies keeps as many of an engine that is slow.
+pub const ENOUGH: usize = 20;
 /// The part of the target that is aimed at.
 pub(super) const AIM: f64 = 0.9;
 /// The part of the engine's rate that is not given for latency where the target is out of reach.
@@ -296,7 +296,10 @@ impl Pacer {
     fn promised(&self) -> usize {
         let (base, target) = (self.base, self.objective.target);
         let service = |frames: usize| self.curve.service(frames);
-        let safe = self.sizes().rfind(|n| base + 2 * service(*n) <= target.mul_f64(AIM)).unwrap_or(1);
+        // If none fits: the largest that takes no more time than one frame alone.
+        let alone = || self.sizes().rfind(|n| service(*n) <= service(1).mul_f64(1.02)).unwrap_or(1);
+        let safe =
+            self.sizes().rfind(|n| base + 2 * service(*n) <= target.mul_f64(AIM)).unwrap_or_else(alone);
         let offered = self.pace.rho * self.curve.capacity();
         let gives = |n: &usize, more: f64| self.curve.rate(*n) >= more * offered;
         // With some to spare, so that what has piled up drains; the largest may do without.
@@ -505,6 +508,26 @@ mod tests {
         assert_eq!(last.reason, Reason::Unreachable);
         // 2 and 3 are made so: on the line between 2 and 4, three frames are the first with 97 % of the rate of four.
         assert!(last.slots < 4, "{last:?}");
+    }
+
+    /// Sixteen frames a second are few samples.
+    #[test]
+    fn a_slow_engine_is_steered_too() {
+        let rung = |(frames, service): (usize, f64)| Rung { frames, service: ms(service) };
+        let curve = Curve::new(&[(1, 60.0), (2, 70.0), (4, 90.0)].map(rung));
+        let mut pacer = Pacer::new(Objective { target: ms(100.0), max_wait: ms(30.0), max_batch: 4 }, curve);
+        let mut window = Window::new(Duration::from_secs(1)).at_least(ENOUGH);
+        for look in 1..=40 {
+            let now = Tick::from_millis(look * 250);
+            for _ in 0..4 {
+                pacer.came(now, ms(5.0));
+                window.note(now, ms(180.0));
+                pacer.ran(pacer.pace().slots, pacer.curve().service(pacer.pace().slots));
+            }
+            pacer.look(now, Tally { came: 35, realtime: 35, realtime_lost: 30 }, &mut window);
+        }
+        // No size reaches the target, so that the rate is not given for it.
+        assert_eq!((pacer.pace().slots, pacer.pace().reason), (4, Reason::Unreachable));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct Percentiles {
 #[derive(Debug)]
 pub struct Window {
     span: Duration,
+    /// So many stay for [`Window::PATIENCE`] times the span.
+    least: usize,
     samples: VecDeque<(Tick, Duration)>,
     sorted: Vec<Duration>,
 }
@@ -28,9 +30,18 @@ impl Window {
     /// Bounds the memory: of more, the newest count.
     pub const MOST: usize = 1024;
 
+    /// How much longer samples stay where there are few.
+    pub const PATIENCE: u32 = 8;
+
     /// An empty window.
     pub fn new(span: Duration) -> Self {
-        Window { span, samples: VecDeque::new(), sorted: Vec::new() }
+        Window { span, least: 0, samples: VecDeque::new(), sorted: Vec::new() }
+    }
+
+    /// The same, but the last `samples` stay longer: what comes seldom has percentiles, too.
+    #[must_use]
+    pub fn at_least(self, samples: usize) -> Self {
+        Window { least: samples, ..self }
     }
 
     /// One more.
@@ -48,7 +59,11 @@ impl Window {
 
     /// `None` when there is no sample in the span.
     pub fn percentiles(&mut self, now: Tick) -> Option<Percentiles> {
-        while self.samples.front().is_some_and(|(at, _)| now.since(*at) > self.span) {
+        while let Some((at, _)) = self.samples.front() {
+            let span = if self.samples.len() > self.least { self.span } else { Self::PATIENCE * self.span };
+            if now.since(*at) <= span {
+                break;
+            }
             self.samples.pop_front();
         }
         self.sorted.clear();
@@ -76,5 +91,17 @@ mod tests {
         let p = window.percentiles(Tick::from_millis(100)).expect("there are samples");
         assert_eq!((p.p50, p.p95), (Duration::from_millis(50), Duration::from_millis(95)));
         assert_eq!(window.percentiles(Tick::from_millis(20_000)), None);
+    }
+
+    #[test]
+    fn few_samples_stay_longer() {
+        let mut window = Window::new(Duration::from_secs(1)).at_least(20);
+        for n in 0..100 {
+            window.note(Tick::from_millis(100 * n), Duration::from_millis(n));
+        }
+        let samples = |window: &mut Window, at| window.percentiles(Tick::from_millis(at)).map(|p| p.samples);
+        assert_eq!(samples(&mut window, 9_900), Some(20), "two seconds of ten a second");
+        assert_eq!(samples(&mut window, 16_500), Some(15), "those of the last eight");
+        assert_eq!(samples(&mut window, 30_000), None);
     }
 }

@@ -15,7 +15,7 @@ use weir::clock::Tick;
 use weir::config::{DropPolicy, Priority};
 use weir::flow::batch::{Batcher, CameraSettings, Settings, Step, Wait};
 use weir::flow::curve::{Curve, Rung};
-use weir::flow::pace::{EVERY, Objective, Pace, Pacer};
+use weir::flow::pace::{ENOUGH, EVERY, Objective, Pace, Pacer};
 use weir::flow::window::Window;
 use weir::frame::{CameraId, Fate, FrameKey};
 
@@ -229,7 +229,7 @@ impl World {
                 None
             }
         };
-        let mut window = Window::new(Duration::from_secs(1));
+        let mut window = Window::new(Duration::from_secs(1)).at_least(ENOUGH);
         let cameras = self.cameras.len();
         let mut out = Outcome {
             came: vec![0; cameras],

@@ -84,6 +84,19 @@ impl Nvidia {
         infer: &config::Infer,
         max_batch: usize,
     ) -> Result<Vec<Nvidia>, Fault> {
+        Nvidia::open_with(&session::Library::default(), model, infer, max_batch)
+    }
+
+    /// The same with ONNX Runtime as it may have been opened before.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn open_with(
+        library: &session::Library,
+        model: &config::Model,
+        infer: &config::Infer,
+        max_batch: usize,
+    ) -> Result<Vec<Nvidia>, Fault> {
         let count = gpu::count()?;
         let ordinals = match &infer.gpus {
             None => (0..count).collect(),
@@ -105,7 +118,8 @@ impl Nvidia {
             let loaded = match runtime.get() {
                 Some(runtime) => Arc::clone(runtime),
                 None => {
-                    let loaded = session::load_runtime(infer.onnxruntime.as_deref())?
+                    let loaded = library
+                        .load(infer.onnxruntime.as_deref())?
                         .with_tensorrt_rtx(infer.tensorrt_rtx.clone());
                     let loaded = Arc::new(loaded);
                     Arc::clone(runtime.get_or_init(|| loaded))

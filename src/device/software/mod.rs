@@ -44,6 +44,20 @@ impl Software {
         max_batch: usize,
         clock: &dyn Clock,
     ) -> Result<Software, Fault> {
+        Software::with(&session::Library::default(), model, infer, max_batch, clock)
+    }
+
+    /// The same with ONNX Runtime as it may have been opened before.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn with(
+        library: &session::Library,
+        model: &config::Model,
+        infer: &config::Infer,
+        max_batch: usize,
+        clock: &dyn Clock,
+    ) -> Result<Software, Fault> {
         let manifest = Manifest::load_one_fault(&model.manifest)?;
         manifest.verify(&model.file)?;
         let bytes = std::fs::read(&model.file).map_err(|e| {
@@ -53,8 +67,7 @@ impl Software {
                 format!("model {} cannot be read: {e}", model.file.display()),
             )
         })?;
-        let runtime =
-            session::load_runtime(infer.onnxruntime.as_deref())?.with_openvino(infer.openvino.clone());
+        let runtime = library.load(infer.onnxruntime.as_deref())?.with_openvino(infer.openvino.clone());
         let threads = if infer.threads == 0 { default_threads() } else { infer.threads };
         let spec = Arc::new(manifest.spec);
         let candidate = provider::Candidate { runtime: &runtime, spec: &spec, model: &bytes, threads };

@@ -3,6 +3,7 @@
 //! Nothing here knows of frames or boxes. `run` blocks; each session belongs to one thread
 //! (ort's `run_async` has lost wake-ups, so it is not used).
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -154,11 +155,44 @@ fn listed(places: &[PathBuf]) -> String {
     places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Opens ONNX Runtime: `configured` if given, else the first of [`candidates`] that exists.
+/// ONNX Runtime gives a process one environment, and none after that. Who may need it twice, as for the GPU and, where that fails, for the
+/// CPU, opens it through the same one of these.
+#[derive(Debug, Default)]
+pub struct Library(OnceCell<(PathBuf, Environment)>);
+
+impl Library {
+    /// Opens ONNX Runtime: `configured` if given, else the first of [`candidates`] that exists. Each time after the first the same.
+    ///
+    /// # Errors
+    /// Names each place that was searched and how to get the library.
+    pub fn load(&self, configured: Option<&Path>) -> Result<Runtime, Fault> {
+        let (library, environment) = match self.0.get() {
+            Some(opened) => opened.clone(),
+            None => {
+                let opened = open(configured)?;
+                self.0.get_or_init(|| opened).clone()
+            }
+        };
+        Ok(Runtime {
+            environment,
+            library,
+            openvino: None,
+            registered: OnceLock::new(),
+            tensorrt_rtx: None,
+            rtx_registered: Box::default(),
+        })
+    }
+}
+
+/// Opens ONNX Runtime, once in a process: [`Library::load`].
 ///
 /// # Errors
 /// Names each place that was searched and how to get the library.
 pub fn load_runtime(configured: Option<&Path>) -> Result<Runtime, Fault> {
+    Library::default().load(configured)
+}
+
+fn open(configured: Option<&Path>) -> Result<(PathBuf, Environment), Fault> {
     const REMEDY: &str = "run `cargo xtask setup`, or unpack libonnxruntime.so (1.24 or newer) from the PyPI wheel `onnxruntime` \
          and name it in [infer] onnxruntime or in the environment variable ORT_DYLIB_PATH";
     let places = match configured {
@@ -187,14 +221,7 @@ pub fn load_runtime(configured: Option<&Path>) -> Result<Runtime, Fault> {
         .with_telemetry(false)
         .build()
         .map_err(|e| failed(&e))?;
-    Ok(Runtime {
-        environment,
-        library: library.clone(),
-        openvino: None,
-        registered: OnceLock::new(),
-        tensorrt_rtx: None,
-        rtx_registered: Box::default(),
-    })
+    Ok((library.clone(), environment))
 }
 
 /// Where the library is searched when the configuration does not name it, in this order:

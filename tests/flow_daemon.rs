@@ -1,0 +1,113 @@
+//! What `tests/flow.rs` shows in virtual time, scaled down, on the daemon itself: real pipelines, rings, batcher and pacer; only the engine is a
+//! script that takes its time for each batch, of up to four frames.
+
+#![allow(clippy::print_stdout, reason = "what was measured is said")]
+
+#[path = "support/daemon.rs"]
+mod daemon;
+#[path = "support/wait.rs"]
+mod wait;
+
+use std::sync::{Mutex, PoisonError};
+
+use daemon::Daemon;
+use serde_json::Value;
+use wait::until;
+
+/// One daemon at a time: each wants the machine for itself.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// `rate` is its frames a second, `more` other lines.
+fn camera(name: &str, rate: u32, more: &str) -> String {
+    format!(
+        "[cameras.{name}]\nsource = \"pipeline:test-pattern\"\n{more}[cameras.{name}.params]\npattern = \"ball\"\nwidth = \"640\"\nheight = \"480\"\nfps = \"{rate}\"\n"
+    )
+}
+
+fn count(camera: &Value, fate: &str) -> u64 {
+    camera["frames"][fate].as_u64().unwrap_or_else(|| panic!("{fate} is missing in {camera}"))
+}
+
+/// Frames that came, were inferred, and were lost for want of engine time, of each camera. Each frame has one fate.
+fn read(daemon: &Daemon, names: &[&str]) -> Vec<[u64; 3]> {
+    let one = |name: &&str| {
+        let camera = daemon.camera(name);
+        let fates = ["inferred", "overrun", "stale", "skipped", "decode_error", "failed", "in_flight"];
+        assert_eq!(
+            count(&camera, "in"),
+            fates.iter().map(|fate| count(&camera, fate)).sum::<u64>(),
+            "{camera}"
+        );
+        let lost = count(&camera, "overrun") + count(&camera, "stale") + count(&camera, "skipped");
+        [count(&camera, "in"), count(&camera, "inferred"), lost]
+    };
+    names.iter().map(one).collect()
+}
+
+/// What each camera did while the first one sent so many frames, after as many to settle.
+fn play(daemon: &Daemon, names: &[&str], frames: u64) -> Vec<[u64; 3]> {
+    names.iter().for_each(|name| drop(daemon.wait_state(name, "online")));
+    let sent = |more: u64| {
+        let from = count(&daemon.camera(names[0]), "in");
+        until("frames come", || (count(&daemon.camera(names[0]), "in") >= from + more).then_some(()));
+    };
+    sent(frames);
+    let before = read(daemon, names);
+    sent(frames);
+    let after = read(daemon, names);
+    after.iter().zip(&before).map(|(after, before)| [0, 1, 2].map(|n| after[n] - before[n])).collect()
+}
+
+#[test]
+fn mixed_rates_are_kept_each_its_own() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let cameras = [("a", 30), ("b", 30), ("c", 15), ("d", 10)];
+    let config: String = cameras.iter().map(|(name, rate)| camera(name, *rate, "")).collect();
+    let daemon = Daemon::scripted_with(&config, &[("SCRIPTED_MS", "4")]);
+    let names = cameras.map(|(name, _)| name);
+    let did = play(&daemon, &names, 120);
+    println!("in, inferred, lost: {did:?}");
+    for ((name, rate), [came, inferred, lost]) in cameras.iter().zip(&did) {
+        // Measured by the first one's own frames, so that a machine that stutters stutters for all.
+        let due = 120.0 * f64::from(*rate) / 30.0;
+        assert!((*came as f64 - due).abs() <= 0.1 * due + 2.0, "{name}: {came} of {due}");
+        assert!(
+            inferred + lost + 4 >= *came && *lost * 20 <= *came,
+            "{name}: {inferred} of {came}, {lost} lost"
+        );
+    }
+}
+
+#[test]
+fn beyond_capacity_losses_are_even() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let names = ["a", "b", "c", "d", "e", "f", "g"];
+    let config: String = names.iter().map(|name| camera(name, 20, "")).collect();
+    // 140 frames a second come; four in 60 ms are 67.
+    let daemon = Daemon::scripted_with(&config, &[("SCRIPTED_MS", "60")]);
+    let did = play(&daemon, &names, 120);
+    println!("in, inferred, lost: {did:?}");
+    let flow: Value = serde_json::from_str(&daemon.get("/api/v1/flow").unwrap()).unwrap();
+    let inferred: Vec<u64> = did.iter().map(|[_, inferred, _]| *inferred).collect();
+    let (least, most) = (inferred.iter().min().unwrap(), inferred.iter().max().unwrap());
+    assert!(did.iter().all(|[_, inferred, lost]| *inferred > 20 && *lost > 20), "{did:?}");
+    // A frame a second, over the six seconds that 120 frames take.
+    assert!(most - least <= 6, "{inferred:?}");
+    assert!(flow["pace"]["mean_batch_frames"].as_f64().unwrap() > 3.8, "full batches: {flow}");
+}
+
+#[test]
+fn bulk_takes_the_slack_and_its_share() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let config = ["a", "b", "c", "d", "e"].map(|name| camera(name, 20, "")).concat()
+        + &["x", "y"].map(|name| camera(name, 20, "priority = \"bulk\"\n")).concat();
+    // Realtime alone is a half more than the engine can do.
+    let daemon = Daemon::scripted_with(&config, &[("SCRIPTED_MS", "60")]);
+    let names = ["a", "b", "c", "d", "e", "x", "y"];
+    let did = play(&daemon, &names, 120);
+    println!("in, inferred, lost: {did:?}");
+    let sum = |cameras: &[[u64; 3]]| cameras.iter().map(|[_, inferred, _]| *inferred).sum::<u64>() as f64;
+    let (realtime, bulk) = (sum(&did[..5]), sum(&did[5..]));
+    let share = bulk / (realtime + bulk);
+    assert!((0.02..0.12).contains(&share), "bulk has {share:.3} of the engine, a twentieth is its share");
+}
