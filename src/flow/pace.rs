@@ -469,6 +469,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_near_the_target_may_be_luck() {
+        let down = |latency: f64| {
+            let paces = play(&mut pacer(100.0), 1, 40, 10, |_| latency);
+            paces.iter().position(|pace| pace.slots < 32).map(|look| (look, paces[look].reason))
+        };
+        // Two looks, and two for the first samples; eight of those that count a quarter.
+        assert!(
+            down(110.0).is_some_and(|(look, why)| look <= 4 && why == Reason::TargetMissed),
+            "{:?}",
+            down(110.0)
+        );
+        let near = down(101.0);
+        assert!(
+            near.is_some_and(|(look, why)| (6..=12).contains(&look) && why == Reason::TargetMissed),
+            "{near:?}"
+        );
+        let held = down(99.5);
+        assert!(
+            held.is_some_and(|(look, why)| (6..=12).contains(&look) && why == Reason::TargetBound),
+            "{held:?}"
+        );
+        assert_eq!(down(98.0), None);
+    }
+
+    #[test]
     fn misses_that_are_far_apart_cost_the_first_hold_each() {
         // Every two minutes something takes the machine for a second.
         let mut pacer = pacer(100.0);
