@@ -849,7 +849,7 @@ export interface Pace {
    */
   mean_batch_frames: number;
   /**
-   * p95 of realtime frames over the last second, frame to event.
+   * p95 of realtime frames over the last second, or of the last 20 frames of up to 8 seconds, frame to event.
    */
   p95_ms: number | null;
   /**

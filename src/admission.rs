@@ -306,8 +306,10 @@ impl Admission {
         let was_all = sum(&was);
         // The first guess need not wait until rates stand, but what connecting took should not be in it. A camera that connects
         // anew in each window must not keep it from being made for ever.
-        inner.looks = inner.looks.saturating_add(1);
         let unknown = inner.cost.is_none();
+        if unknown && was_all.pixels > 0.0 && all.pixels > 0.0 {
+            inner.looks = inner.looks.saturating_add(1);
+        }
         let steady = was_all.is_like(&all)
             || (unknown && (was_all.has_the_cameras_of(&all) || inner.looks > RESTLESS));
         if cpu.is_some() && all.pixels > 0.0 && decode > 0.0 && steady {

@@ -158,7 +158,7 @@ fn describe() {
     g!(
         "weir_p95_seconds",
         Unit::Seconds,
-        "That p95 over the last second; NaN when there were too few frames."
+        "That p95 over the last second, or of the last 20 frames of up to 8 seconds; NaN when there were fewer."
     );
     g!("weir_batch_wait_limit_seconds", Unit::Seconds, "The longest that a frame may wait for company now.");
     g!("weir_batch_limit_frames", Unit::Count, "The largest batch now.");

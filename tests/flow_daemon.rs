@@ -72,7 +72,7 @@ fn mixed_rates_are_kept_each_its_own() {
         let due = 120.0 * f64::from(*rate) / 30.0;
         assert!((*came as f64 - due).abs() <= 0.1 * due + 2.0, "{name}: {came} of {due}");
         assert!(
-            inferred + lost + 4 >= *came && *lost * 20 <= *came,
+            inferred + lost + 12 >= *came && *lost * 10 <= *came,
             "{name}: {inferred} of {came}, {lost} lost"
         );
     }
@@ -93,7 +93,7 @@ fn beyond_capacity_losses_are_even() {
     assert!(did.iter().all(|[_, inferred, lost]| *inferred > 20 && *lost > 20), "{did:?}");
     // A frame a second, over the six seconds that 120 frames take.
     assert!(most - least <= 6, "{inferred:?}");
-    assert!(flow["pace"]["mean_batch_frames"].as_f64().unwrap() > 3.8, "full batches: {flow}");
+    assert!(flow["pace"]["mean_batch_frames"].as_f64().unwrap() > 3.5, "full batches: {flow}");
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl Lane {
         lock(&self.latency).note(now, latency);
     }
 
-    /// The last second's latencies of realtime frames.
+    /// The last second's latencies of realtime frames, and at least so many as say something.
     pub fn with_latency<T>(&self, look: impl FnOnce(&mut Window) -> T) -> T {
         look(&mut lock(&self.latency))
     }

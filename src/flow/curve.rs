@@ -15,7 +15,7 @@ const FRESH: f64 = 0.1;
 const STEADY: f64 = 0.02;
 /// A rung that none of so many runs were of is old.
 const OLD: u8 = 20;
-/// How much one run moves an old rung towards the nearest that is not: up at once, as what slows one slows the other; down seldom, so that a
+/// How much one run moves an old rung towards the nearest that is not: up soon, as what slows one slows the other; down seldom, so that a
 /// size that did not pay is tried again, but not all the time.
 const FOLLOW: [f64; 2] = [0.2, 0.002];
 
@@ -128,8 +128,8 @@ impl Curve {
 
     /// A batch of `frames` took `took`: moves the curve there, so that it follows a machine that is hotter or busier than at start.
     ///
-    /// What slows one size down slows the others: a rung that has not run for long is no faster, against its time at start, than the nearest
-    /// one that has. Without that, a CPU that also decodes shows the batches that run at twice the time and all others at what they took on
+    /// What slows one size down slows the others: a rung that has not run for long becomes as slow, against its time at start, as the nearest
+    /// one that has, some fifty runs late. Without that, a CPU that also decodes shows the batches that run at twice the time and all others at what they took on
     /// a quiet machine, and the largest would seem to pay.
     pub fn note(&mut self, frames: usize, took: Duration) {
         let expected = self.service(frames).as_secs_f64();

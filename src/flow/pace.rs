@@ -14,12 +14,12 @@
 //!   not aimed at: missing it *and* wasting the engine helps nobody. Then the smallest batch that gives [`ENOUGH_RATE`] of the engine's
 //!   rate runs.
 //! - **The wait limit** Δ. Waits happen only where they pay ([`Wait::WherePays`]); Δ bounds them by what the target leaves:
-//!   `target − base − 2·S(b)` for the batches that run now, never above `max_wait`, halved when the target is missed. It moves
+//!   `target − base − 2·S(b)` for the batches that run now, never above `max_wait`, halved by a miss. It moves
 //!   only when it is off by a fifth.
 //! - **The largest batch that bulk frames make** while realtime ones come: the one that takes half the time of the largest. A
 //!   realtime frame that finds it running, and then shares one, is later by at most one full run than without bulk.
 //!
-//! Looks happen every [`EVERY`]; the p95 is that of the last second, so a load step is answered within two.
+//! Looks happen every [`EVERY`]; the p95 is that of the last second (of the last [`ENOUGH`] frames where these took longer), so a load step is answered within two.
 
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ pub struct Pace {
     pub saturated: bool,
     /// Why.
     pub reason: Reason,
-    /// p95 of realtime frames over the last second, frame to event.
+    /// p95 of realtime frames over the last second, or of the last 20 frames of up to 8 seconds, frame to event.
     pub p95: Option<Duration>,
     /// Offered load over the engine's rate at the largest useful batch.
     pub rho: f64,
@@ -339,9 +339,14 @@ impl Pacer {
             [true, false] => CLOSE,
             [true, true] => 1.0,
         };
-        self.misses = if miss > 0.0 { self.misses + miss } else { 0.0 };
-        if missed {
-            self.trim *= 0.5f64.powf(miss);
+        // What was counted once is no new miss.
+        if miss == 0.0 {
+            self.misses = 0.0;
+        } else if latency.is_new() {
+            self.misses += miss;
+            if missed {
+                self.trim *= 0.5f64.powf(miss);
+            }
         }
         // Batches that are not full are not large because of the limit.
         let full = seen.batches > 0 && seen.full * 2 >= seen.batches;
@@ -357,6 +362,9 @@ impl Pacer {
             let down =
                 self.sizes().rfind(|frames| *frames < slots && p95.saturating_sub(saving(*frames)) <= target);
             let Some(down) = down else {
+                if !missed {
+                    return Reason::TargetBound;
+                }
                 self.hopeless_until = self.hold_from(now);
                 self.pace.slots = self.ample();
                 return Reason::Unreachable;

@@ -23,6 +23,8 @@ pub struct Window {
     /// So many stay for [`Window::PATIENCE`] times the span.
     least: usize,
     samples: VecDeque<(Tick, Duration)>,
+    /// Since the last [`Window::is_new`].
+    came: bool,
     sorted: Vec<Duration>,
 }
 
@@ -35,7 +37,7 @@ impl Window {
 
     /// An empty window.
     pub fn new(span: Duration) -> Self {
-        Window { span, least: 0, samples: VecDeque::new(), sorted: Vec::new() }
+        Window { span, least: 0, samples: VecDeque::new(), came: false, sorted: Vec::new() }
     }
 
     /// The same, but the last `samples` stay longer: what comes seldom has percentiles, too.
@@ -50,6 +52,12 @@ impl Window {
             self.samples.pop_front();
         }
         self.samples.push_back((now, sample));
+        self.came = true;
+    }
+
+    /// Has a sample come since this was asked last?
+    pub fn is_new(&mut self) -> bool {
+        std::mem::take(&mut self.came)
     }
 
     /// Forgets everything.

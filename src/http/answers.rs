@@ -173,7 +173,7 @@ pub struct LaneAdmission {
 pub struct Pace {
     /// Why it is what it is.
     pub reason: pace::Reason,
-    /// p95 of realtime frames over the last second, frame to event.
+    /// p95 of realtime frames over the last second, or of the last 20 frames of up to 8 seconds, frame to event.
     pub p95_ms: Option<f64>,
     /// Δ: the longest wait for company.
     pub wait_limit_ms: f64,

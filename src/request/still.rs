@@ -10,6 +10,7 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 
 use super::quota::Share;
 use super::{Outcome, Refusal};
+use crate::flow::capacity::Ceiling;
 use crate::frame::{Size, Still};
 
 /// What a decoder may use beside its picture: tables, a colour profile.
@@ -52,7 +53,8 @@ pub fn decode(bytes: &[u8], most_pixels: u64, memory: &mut Share) -> Result<Stil
             Outcome::Busy,
             1,
             "the memory for pictures is taken: try again, or send smaller ones",
-        ));
+        )
+        .by(Ceiling::Memory));
     }
     let orientation = decoder.orientation().map_err(|e| unreadable(&e))?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(&e))?;

@@ -166,7 +166,7 @@ async fn together(shared: &Shared, wish: &Wish, tasks: JoinSet<Done>) -> Respons
         let mut response = refused(worst);
         let results = Some(all.iter().map(|done| told(shared, wish, done)).collect());
         let (code, message) = (worst.code.to_owned(), worst.message.clone());
-        let error = answers::Problem { code, message, ..answers::Problem::default() };
+        let error = answers::Problem { code, message, ceiling: worst.ceiling, ..answers::Problem::default() };
         let body = answers::Refused { error, results, ..answers::Refused::default() };
         *response.body_mut() = Json(body).into_response().into_body();
         response.headers_mut().remove(header::CONTENT_LENGTH);
