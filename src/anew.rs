@@ -5,7 +5,7 @@
 //! glibc gives each thread a heap of its own until there are eight a core, and a heap keeps what it once needed. A daemon whose
 //! cameras come and go, each with its threads, so ends with 250 of them on 32 cores and grows for a long time: 2.6 to 3.2 GB while
 //! 1 200 cameras came and went, 40 at a time (two H200, `tests/nvidia/daemon.py churn 30 40`). With eight it was 2.0 to 2.1 GB. mallopt(3)
-//! could say so without a new start, but only in `unsafe` code, which has one place in this crate, and a bundle starts anew in any case.
+//! could say so without a new start, but a call of C belongs to `device/nvidia` here, and a bundle starts anew in any case.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
