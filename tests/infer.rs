@@ -139,6 +139,19 @@ fn multipart(parts: &[(&str, &[u8])]) -> Vec<u8> {
 
 const MULTIPART: (&str, &str) = ("Content-Type", "multipart/form-data; boundary=cut");
 
+/// A request of which only so many bytes of the body are sent, and whose answer nobody has read.
+fn begin(daemon: &Daemon, query: &str, headers: &[(&str, &str)], body: &[u8], sent: usize) -> TcpStream {
+    let mut socket = TcpStream::connect(daemon.http.trim_start_matches("http://")).unwrap();
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let length = body.len();
+    let head = format!(
+        "POST /api/v1/infer{query} HTTP/1.1\r\nHost: weir\r\n{headers}Content-Length: {length}\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    socket.write_all(&body[..sent]).unwrap();
+    socket
+}
+
 #[test]
 fn a_picture_is_answered_as_a_camera_would_see_it() {
     if !ready("a_picture_is_answered_as_a_camera_would_see_it") {
@@ -239,19 +252,7 @@ fn what_cannot_be_answered_says_why() {
     assert!(!limited.is_empty() && limited.len() <= 4, "{} of 6", limited.len());
     assert!(limited.iter().all(|said| said.retry_after >= Some(1) && said.code() == "tenant_rate"));
     // Four that have sent half a picture are all that the shop may have pending; the lab is none the worse.
-    let address = daemon.http.trim_start_matches("http://");
-    let half = || {
-        let mut socket = TcpStream::connect(address).unwrap();
-        let head = format!(
-            "POST /api/v1/infer{shop} HTTP/1.1\r\nHost: weir\r\n{}: {}\r\nContent-Length: {}\r\n\r\n",
-            token.0,
-            token.1,
-            jpeg.len()
-        );
-        socket.write_all(head.as_bytes()).unwrap();
-        socket.write_all(&jpeg[..jpeg.len() / 2]).unwrap();
-        socket
-    };
+    let half = || begin(&daemon, shop, &[token], &jpeg, jpeg.len() / 2);
     let pending = || flow(&daemon)["requests"]["classes"]["bulk"]["pending"].clone();
     let halves: Vec<TcpStream> = (0..4).map(|_| half()).collect();
     until("the shop's places are taken", || (pending() == 4).then_some(()));
@@ -274,17 +275,7 @@ fn a_client_that_leaves_holds_no_place() {
     let dir = tempfile::tempdir().unwrap();
     let jpeg = still(dir.path(), "street.jpg", JPEG);
     let daemon = Daemon::start_with_http("max_pending_requests = 2\n", &camera("idle", "max_fps = 1"));
-    let address = daemon.http.trim_start_matches("http://").to_owned();
-    let head = format!(
-        "POST /api/v1/infer?timeout_ms=10000 HTTP/1.1\r\nHost: weir\r\nContent-Length: {}\r\n\r\n",
-        jpeg.len()
-    );
-    let leave = |sent: usize| {
-        let mut socket = TcpStream::connect(&address).unwrap();
-        socket.write_all(head.as_bytes()).unwrap();
-        socket.write_all(&jpeg[..sent]).unwrap();
-        socket
-    };
+    let leave = |sent: usize| begin(&daemon, "?timeout_ms=10000", &[], &jpeg, sent);
     let bulk = || flow(&daemon)["requests"]["classes"]["bulk"].clone();
     // Two that send half a picture take both places, and the third is refused.
     let halves = [leave(jpeg.len() / 2), leave(jpeg.len() / 2)];
@@ -351,15 +342,8 @@ fn several_pictures_come_back_one_by_one() {
     // Each as it is ready: the first is here while others have not been through the engine.
     let many: Vec<(&str, &[u8])> = vec![("same.jpg", &jpeg); 16];
     let body_of_many = multipart(&many);
-    let mut socket = TcpStream::connect(daemon.http.trim_start_matches("http://")).unwrap();
-    let head = format!(
-        "POST /api/v1/infer?timeout_ms=10000 HTTP/1.1\r\nHost: weir\r\nAccept: text/event-stream\r\n{}: {}\r\nContent-Length: {}\r\n\r\n",
-        MULTIPART.0,
-        MULTIPART.1,
-        body_of_many.len()
-    );
-    socket.write_all(head.as_bytes()).unwrap();
-    socket.write_all(&body_of_many).unwrap();
+    let headers = [MULTIPART, ("Accept", "text/event-stream")];
+    let mut socket = begin(&daemon, "?timeout_ms=10000", &headers, &body_of_many, body_of_many.len());
     let (mut text, mut piece) = (String::new(), [0; 4096]);
     while !text.contains("event: result") {
         let read = socket.read(&mut piece).unwrap();
