@@ -210,7 +210,7 @@ impl Admission {
     /// A camera was let in, as one of `asked`; the engine takes at most `cap` frames a second of it. The next answers count it.
     pub fn let_in(&self, id: CameraId, asked: &Asked, cap: Option<f64>) {
         let Asked { stream, priority, .. } = *asked;
-        let fps = stream.fps.min(cap.unwrap_or(f64::INFINITY));
+        let fps = stream.inferred.min(cap.unwrap_or(f64::INFINITY));
         self.lock().coming.insert(id, Coming { stream, fps, priority, seen: None });
     }
 
@@ -234,7 +234,7 @@ impl Admission {
         };
         let mut rooms: Vec<Room> = lanes.iter().enumerate().map(room).collect();
         let count = asked.count.max(1);
-        let placed = place::spread(&mut rooms, (0..count).map(|_| (None, asked.stream.fps)));
+        let placed = place::spread(&mut rooms, (0..count).map(|_| (None, asked.stream.inferred)));
         let roomiest = placed.first().copied().flatten()?;
         let memory = usage::available().map(|free| (free - reserved.memory).max(0.0));
         let encoders = self.encoders.get().map(|left| left());

@@ -99,9 +99,9 @@ pub enum Command {
     Try(TryArgs),
     /// Say how many cameras fit, with which settings, how fast, and what a camera-hour costs
     ///
-    /// Measures this machine with the model of the configuration: how long a batch takes, and what decoding costs (on the first video
-    /// file that the configuration plays, else on a test pattern). With --url it asks a daemon that runs, which knows its own cameras best.
-    /// Changes nothing.
+    /// Opens each camera of the configuration and asks what it sends (not where --fps and --resolution say so), and measures this machine with the
+    /// model of the configuration: how long a batch takes, and what decoding costs (on the first video file that the configuration
+    /// plays, else on a test pattern). With --url it asks a daemon that runs, which knows its own cameras best. Changes nothing.
     #[command(after_long_help = PLAN)]
     Plan(PlanArgs),
     /// Measure this box with streams of your own: rates, latency by stage, losses, load, and what ends first
@@ -196,6 +196,7 @@ fn streams(text: &str) -> Result<usize, String> {
 
 const PLAN: &str = "\
 How to read it:
+  cameras   what they send, as they said themselves; those of `fit` are more of the same in the same parts
   engine    S(b): milliseconds for a batch of so many frames, and frames a second at that size
   capacity  what the engine is planned for: 0.7 of its rate, since queues grow like load/(1 - load)
   decode    CPU time of a frame; on a CPU it comes out of the cores that the engine uses too

@@ -14,7 +14,7 @@ use crate::device::software::session::load_runtime;
 use crate::fault::{Fault, Who};
 use crate::model::manifest::Manifest;
 use crate::model::{inspect, prepare, tfjs};
-use crate::plan::{self, Cameras};
+use crate::plan::{self, Wanted};
 use crate::quantise::Job;
 use crate::tryout::Tryout;
 use crate::{live, log, run as daemon};
@@ -150,16 +150,11 @@ impl Env for Inline {
 
 /// `weir plan`.
 pub fn plan(args: &PlanArgs) -> ExitCode {
-    let wanted = |there: Cameras| Cameras {
-        count: args.cameras.unwrap_or(there.count),
-        fps: args.fps.unwrap_or(there.fps),
-        width: args.resolution.map_or(there.width, |(width, _)| width),
-        height: args.resolution.map_or(there.height, |(_, height)| height),
-    };
+    let wanted = Wanted { count: args.cameras, fps: args.fps, size: args.resolution };
     let measured = match &args.url {
         Some(url) => plan::live::read(url),
         None => match load(&args.file) {
-            Ok(config) => plan::calibrate::measure(&config, &wanted),
+            Ok(config) => plan::calibrate::measure(&config, &wanted, &mut progress),
             Err(code) => return code,
         },
     };
@@ -167,9 +162,13 @@ pub fn plan(args: &PlanArgs) -> ExitCode {
         Ok(measured) => measured,
         Err(fault) => return failed(&fault),
     };
-    let cameras = wanted(measured.there.unwrap_or(plan::USUAL));
-    let plan = plan::plan(measured, cameras, limits, args.price_per_hour);
+    let plan = plan::plan(measured, &wanted, limits, args.price_per_hour);
     if args.json { print(&format!("{:#}\n", plan.to_json())) } else { print(&plan.to_text()) }
+}
+
+/// Says what is being done, where it does not mix with the result.
+fn progress(step: &str) {
+    let _ = writeln!(io::stderr(), "weir: {step}");
 }
 
 /// `weir model inspect`.
@@ -208,8 +207,7 @@ fn quantise(args: &PrepareArgs) -> ExitCode {
         least: args.least,
         output: args.output.clone(),
     };
-    // Progress goes where it does not mix with the result.
-    match job.run(&mut |step| drop(writeln!(io::stderr(), "weir: {step}"))) {
+    match job.run(&mut progress) {
         Ok(quantised) => print(&quantised.to_string()),
         Err(fault) => failed(&fault),
     }

@@ -1,4 +1,4 @@
-//! `weir check --live`: opens each camera once and says what it delivers, or why not.
+//! `weir check --live`: opens each camera once and says what it delivers, or why not. `weir plan` asks the same.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -27,42 +27,56 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn check(cameras: &[Camera], out: &mut dyn Write) -> Result<bool, Fault> {
     let width = cameras.iter().map(|c| c.name.len()).max().unwrap_or(0);
     let mut good = true;
+    look(cameras, &mut |camera, outcome, took| {
+        good &= outcome.is_ok();
+        let line = match &outcome {
+            Ok(video) => {
+                let fps = video.fps.map_or(String::new(), |f| format!(" {f:.0} fps"));
+                format!(
+                    "ok    {}×{} {}{fps}, first picture after {:.1} s",
+                    video.width,
+                    video.height,
+                    video.codec,
+                    took.as_secs_f32()
+                )
+            }
+            Err(fault) => format!("FAIL  [{}] {fault}", fault.reason),
+        };
+        writeln!(out, "{:width$}  {line}", camera.name)
+            .map_err(|e| Fault::new(Who::Device, "output", format!("results cannot be written: {e}")))
+    })?;
+    Ok(good)
+}
+
+/// What a camera delivers, and after how long.
+type Tell<'a> = &'a mut dyn FnMut(&Camera, Result<Video, Fault>, Duration) -> Result<(), Fault>;
+
+/// Opens all cameras, [`AT_ONCE`] at a time, and tells of each in their order.
+///
+/// # Errors
+/// That of `tell`, or when a thread cannot be started.
+pub fn look(cameras: &[Camera], tell: Tell) -> Result<(), Fault> {
     for group in cameras.chunks(AT_ONCE) {
         let mut opened = Vec::new();
         for camera in group {
-            let (tell, told) = bounded(1);
+            let (say, said) = bounded(1);
             let theirs = camera.clone();
             let worker = supervise::spawn(&format!("cam-{}", camera.name), move || {
                 let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
                 let before = clock.now();
                 let outcome = first_picture(&theirs);
-                let _ = tell.send((outcome, clock.now().since(before)));
+                let _ = say.send((outcome, clock.now().since(before)));
             })?;
-            opened.push((camera, told, worker));
+            opened.push((camera, said, worker));
         }
-        for (camera, told, worker) in opened {
+        for (camera, said, worker) in opened {
             let panicked = || Fault::new(Who::Bug, "panic", "its check panicked");
-            let (outcome, took) = told.recv().unwrap_or_else(|_| (Err(panicked()), Duration::ZERO));
+            let (outcome, took) = said.recv().unwrap_or_else(|_| (Err(panicked()), Duration::ZERO));
             worker.join();
-            let line = match &outcome {
-                Ok(video) => {
-                    let fps = video.fps.map_or(String::new(), |f| format!(" {f:.0} fps"));
-                    format!(
-                        "ok    {}×{} {}{fps}, first picture after {:.1} s",
-                        video.width,
-                        video.height,
-                        video.codec,
-                        took.as_secs_f32()
-                    )
-                }
-                Err(fault) => format!("FAIL  [{}] {fault}", fault.reason),
-            };
-            good &= outcome.is_ok();
-            writeln!(out, "{:width$}  {line}", camera.name)
-                .map_err(|e| Fault::new(Who::Device, "output", format!("results cannot be written: {e}")))?;
+            tell(camera, outcome, took)?;
         }
     }
-    Ok(good)
+    Ok(())
 }
 
 fn first_picture(camera: &Camera) -> Result<Video, Fault> {

@@ -305,11 +305,11 @@ impl<D: Device> Roster<D> {
             .collect();
         let (fps, pixels) = mean(&online).unwrap_or(UNKNOWN);
         let caps = cameras.iter().map(|camera| camera.max_fps.map_or(fps, |max| fps.min(f64::from(max))));
-        let fps = caps.sum::<f64>() / cameras.len() as f64;
+        let inferred = caps.sum::<f64>() / cameras.len() as f64;
         let ring = cameras.iter().map(|camera| camera.ring).max().unwrap_or_default();
         let count = u32::try_from(cameras.len()).unwrap_or(u32::MAX);
         // One whose video cannot be encoded is analysed all the same, so that encoders are no reason to refuse it.
-        Asked { stream: Stream { fps, pixels, ring }, count, priority, encoded: 0 }
+        Asked { stream: Stream { fps, inferred, pixels, ring }, count, priority, encoded: 0 }
     }
 
     /// Gives a camera its new terms while it runs.

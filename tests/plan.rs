@@ -10,7 +10,7 @@ mod wait;
 use std::process::Command;
 use std::time::Duration;
 
-use daemon::{Daemon, ready, root, street, weir};
+use daemon::{Daemon, Sim, ready, root, street, weir};
 use serde_json::{Value, json};
 use wait::until;
 
@@ -104,6 +104,30 @@ fn a_machine_measures_itself() {
     if fit > 0.0 {
         assert!((number(&plan["cost"]["per_camera_hour"]) - 0.5 / fit).abs() < 1e-9);
     }
+
+    // Each camera is asked what it sends, and counts as that; one that does not answer is said.
+    let sim = Sim::start(&["--pattern", "ball", "--size", "320x240", "--fps", "5"]);
+    let (file, street) = (config(dir.path(), ""), street());
+    let cameras = format!(
+        "[cameras.street]\nsource = \"file:{}\"\nmax_fps = 2\n[cameras.porch]\nsource = {:?}\n[cameras.gone]\nsource = \"rtsp://127.0.0.1:9/x\"\nmax_fps = 1\n",
+        street.display(),
+        sim.url
+    );
+    config(dir.path(), &cameras);
+    let plan: Value = serde_json::from_str(&run(weir().args(["plan", "--json", "-c"]).arg(&file))).unwrap();
+    sound(&plan);
+    let kinds = plan["cameras"]["kinds"].as_array().unwrap();
+    let kind = |width: u64, height: u64, fps: f64, inferred: f64| json!({ "part": 0.3333, "fps": fps, "inferred_fps": inferred, "width": width, "height": height });
+    for kind in [kind(768, 576, 25.0, 2.0), kind(320, 240, 5.0, 5.0), kind(1920, 1080, 25.0, 1.0)] {
+        assert!(kinds.contains(&kind), "no {kind} in {plan}");
+    }
+    assert_eq!(plan["cameras"]["count"], 3);
+    assert!(number(&plan["prediction"][0]["rho"]) > 0.0, "{plan}");
+    let notes = plan["notes"].as_array().unwrap();
+    assert!(
+        notes.iter().any(|note| note.as_str().unwrap().contains("camera gone could not be asked")),
+        "{plan}"
+    );
 
     // A test pattern of the size that is asked for, where the configuration has no file; text for people.
     let file = config(dir.path(), "[cameras.porch]\nsource = \"rtsp://192.0.2.10/stream1\"\n");

@@ -70,7 +70,7 @@ fn a_pixels_cost_counts_only_what_the_gpu_decodes() {
 
 /// A camera of 320×240, so many frames a second.
 fn asked(fps: f64, priority: Priority) -> Asked {
-    let stream = Stream { fps, pixels: 320.0 * 240.0, ring: Duration::from_millis(300) };
+    let stream = Stream { fps, inferred: fps, pixels: 320.0 * 240.0, ring: Duration::from_millis(300) };
     Asked { stream, count: 1, priority, encoded: 0 }
 }
 

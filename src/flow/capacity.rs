@@ -96,8 +96,10 @@ pub struct Machine {
 /// One camera's stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Stream {
-    /// Frames a second, all of which are decoded and inferred.
+    /// Frames a second, all of which are decoded.
     pub fps: f64,
+    /// Those of them that the engine is asked for: `max_fps` may be fewer.
+    pub inferred: f64,
     /// Pixels of a frame.
     pub pixels: f64,
     /// `ring_buffer_ms`.
@@ -131,7 +133,25 @@ struct Need {
     /// The same on the GPU.
     gpu_memory: f64,
     /// Encoded streams more than now.
-    encoded: u32,
+    encoded: f64,
+}
+
+impl Need {
+    fn times(self, n: f64) -> Need {
+        Need {
+            frames: n * self.frames,
+            decode: n * self.decode,
+            nvdec: n * self.nvdec,
+            memory: n * self.memory,
+            gpu_memory: n * self.gpu_memory,
+            encoded: n * self.encoded,
+        }
+    }
+}
+
+/// The mean over streams; 0 of none.
+pub fn mean(streams: &[Stream], of: impl Fn(&Stream) -> f64) -> f64 {
+    streams.iter().map(of).sum::<f64>() / streams.len().max(1) as f64
 }
 
 impl Machine {
@@ -184,7 +204,7 @@ impl Machine {
         if over(self.memory, need.memory) || over(self.gpu_memory, need.gpu_memory) {
             return Some(Ceiling::Memory);
         }
-        if self.encoders.is_some_and(|left| need.encoded > left) {
+        if self.encoders.is_some_and(|left| need.encoded > f64::from(left)) {
             return Some(Ceiling::Encoder);
         }
         if need.nvdec > RHO_MAX {
@@ -203,45 +223,51 @@ impl Machine {
         if decode_part > engine_part { Ceiling::Decode } else { Ceiling::Engine }
     }
 
-    /// Do `count` such cameras fit? If not, what binds.
-    pub fn fits(&self, count: u32, stream: &Stream) -> Option<Ceiling> {
-        let n = f64::from(count);
-        self.binding(&Need {
-            frames: n * stream.fps,
-            decode: self.decode_load(n * stream.fps * stream.pixels),
-            nvdec: self.nvdec_load(n * stream.fps * stream.pixels),
-            memory: n * self.host_bytes(stream),
-            gpu_memory: n * stream.pictures(),
-            encoded: 0,
-        })
+    /// What a camera of these needs, in the mean.
+    fn need(&self, streams: &[Stream]) -> Need {
+        let pixels = mean(streams, |stream| stream.fps * stream.pixels);
+        Need {
+            frames: mean(streams, |stream| stream.inferred),
+            decode: self.decode_load(pixels),
+            nvdec: self.nvdec_load(pixels),
+            memory: mean(streams, |stream| self.host_bytes(stream)),
+            gpu_memory: mean(streams, Stream::pictures),
+            encoded: 0.0,
+        }
+    }
+
+    /// Do `count` cameras fit, these streams in equal parts? If not, what binds.
+    pub fn fits(&self, count: u32, streams: &[Stream]) -> Option<Ceiling> {
+        self.binding(&self.need(streams).times(f64::from(count)))
     }
 
     /// How many such cameras fit, and what binds the next one.
-    pub fn most(&self, stream: &Stream) -> (u32, Ceiling) {
+    pub fn most(&self, streams: &[Stream]) -> (u32, Ceiling) {
+        let need = self.need(streams);
+        let fits = |count: u32| self.binding(&need.times(f64::from(count)));
         // Each need grows with the number, so halving finds the border.
         let (mut fit, mut too_many) = (0, 1 << 20);
         while too_many - fit > 1 {
             let middle = fit + (too_many - fit) / 2;
-            match self.fits(middle, stream) {
+            match fits(middle) {
                 None => fit = middle,
                 Some(_) => too_many = middle,
             }
         }
-        (fit, self.fits(too_many, stream).unwrap_or(Ceiling::Engine))
+        (fit, fits(too_many).unwrap_or(Ceiling::Engine))
     }
 
     /// How many would fit if only this ceiling were there; `None` where it is not known.
-    pub fn most_by(&self, ceiling: Ceiling, stream: &Stream) -> Option<u32> {
+    pub fn most_by(&self, ceiling: Ceiling, streams: &[Stream]) -> Option<u32> {
+        let need = self.need(streams);
         let whole = |n: f64| n.clamp(0.0, f64::from(1 << 20)) as u32;
         match ceiling {
-            Ceiling::Engine => Some(whole(RHO_MAX * self.rate() / stream.fps)),
-            Ceiling::Decode => {
-                self.decode.map(|cost| whole(RHO_MAX * self.cores / (stream.fps * stream.pixels * cost)))
-            }
-            Ceiling::Nvdec => self.nvdec.map(|cost| whole(RHO_MAX / (stream.fps * stream.pixels * cost))),
+            Ceiling::Engine => Some(whole(RHO_MAX * self.rate() / need.frames)),
+            Ceiling::Decode => self.decode.map(|_| whole(RHO_MAX * self.cores / need.decode)),
+            Ceiling::Nvdec => self.nvdec.map(|_| whole(RHO_MAX / need.nvdec)),
             Ceiling::Memory => {
-                let host = self.memory.map(|free| free / self.host_bytes(stream));
-                let gpu = self.gpu_memory.map(|free| free / stream.pictures());
+                let host = self.memory.map(|free| free / need.memory);
+                let gpu = self.gpu_memory.map(|free| free / need.gpu_memory);
                 [host, gpu].into_iter().flatten().reduce(f64::min).map(whole)
             }
             // Who is not watched needs none.
@@ -271,9 +297,9 @@ impl Machine {
             nvdec: load.nvdec + self.nvdec_load(pixels),
             memory: count * self.host_bytes(&asked.stream),
             gpu_memory: count * asked.stream.pictures(),
-            encoded: asked.encoded,
+            encoded: f64::from(asked.encoded),
         };
-        let Some(ceiling) = self.binding(&at(asked.stream.fps)) else { return Verdict::Accept };
+        let Some(ceiling) = self.binding(&at(asked.stream.inferred)) else { return Verdict::Accept };
         // A tenth of a frame a second is as exact as this can be; rounded down.
         let left = (self.budget(load.decode + added) - there) / count;
         let fps = (left * 10.0).floor() / 10.0;
@@ -281,7 +307,7 @@ impl Machine {
             return Verdict::AcceptAt(fps);
         }
         // Viewers go, too.
-        let alone = ceiling == Ceiling::Encoder || self.fits(asked.count.max(1), &asked.stream).is_none();
+        let alone = ceiling == Ceiling::Encoder || self.fits(asked.count.max(1), &[asked.stream]).is_none();
         Verdict::Refuse { ceiling, retry_after: if alone { SOON } else { LATE } }
     }
 }

@@ -56,7 +56,12 @@ impl Body {
             }
             b if !(1..=10_000).contains(&b.count) => Err("count must be 1 to 10000"),
             b => Ok(Asked {
-                stream: Stream { fps: b.fps, pixels: f64::from(b.width) * f64::from(b.height), ring: RING },
+                stream: Stream {
+                    fps: b.fps,
+                    inferred: b.fps,
+                    pixels: f64::from(b.width) * f64::from(b.height),
+                    ring: RING,
+                },
                 count: b.count,
                 priority: b.priority,
                 encoded: if b.watched { b.count } else { 0 },

@@ -1,5 +1,5 @@
-//! Measures this machine for [`super::plan`]: S(b) with the model of the configuration, what decoding costs, memory. CPU time, not
-//! wall time, is what decoding costs the CPU: it is the same on a busy machine.
+//! Measures this machine for [`super::plan`]: what the configuration's cameras send, S(b) with its model, what decoding costs, memory. CPU time,
+//! not wall time, is what decoding costs the CPU: it is the same on a busy machine.
 //!
 //! Of several GPUs the first is measured, beside its part of the cores and of main memory: they are taken to be alike.
 
@@ -11,38 +11,95 @@ use std::time::Duration;
 use crossbeam_channel::after;
 
 use self::decode::decode;
-use super::{Cameras, Limits, Measured, USUAL};
+use super::{Limits, Measured, Sends, USUAL, Wanted};
 use crate::admission::engine_cores;
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Camera, Config};
 use crate::device::choose::{Chosen, choose};
 use crate::device::nvidia::nvml;
 use crate::device::{Device, Engine};
+use crate::event::Video;
 use crate::fault::{Fault, Who};
 use crate::flow::capacity::Machine;
 use crate::flow::curve::{Curve, Rung};
 use crate::frame::Frame;
+use crate::live;
 use crate::stage::infer::warm_up;
 use crate::usage;
 
-/// Measures. `wanted` overrides what the cameras are taken to send.
+/// Measures. Where `wanted` does not say all of what cameras send, each of the configuration's is opened and asked. `step` hears what is being done.
 ///
 /// # Errors
-/// Whatever keeps the model from running. A clip that cannot be decoded is a note instead.
-pub fn measure(config: &Config, wanted: &dyn Fn(Cameras) -> Cameras) -> Result<(Measured, Limits), Fault> {
+/// Whatever keeps the model from running. A camera that cannot be reached, or a clip that cannot be decoded, is a note instead.
+pub fn measure(
+    config: &Config,
+    wanted: &Wanted,
+    step: &mut dyn FnMut(&str),
+) -> Result<(Measured, Limits), Fault> {
     let clock = SystemClock::new();
+    let mut notes = Vec::new();
+    let there = if wanted.says_all() {
+        config.cameras.iter().map(usual).collect()
+    } else {
+        let count = config.cameras.len();
+        step(&format!("opening {count} camera{}", if count == 1 { "" } else { "s" }));
+        look(config, &mut notes)?
+    };
+    step("measuring the network");
     match choose(config, &clock)? {
         Chosen::Software(device) => {
             let about = About { model: device.spec().name.clone(), engine: device.describe(), gpus: 0 };
-            measure_on(&*device, about, config, wanted, &clock)
+            measure_on(&*device, about, config, Asked { wanted, there, notes, step }, &clock)
         }
         Chosen::Nvidia(devices) => {
             let device = &devices[0];
             let engine = device.describe(&config.infer.execution);
             let about = About { model: device.spec().name.clone(), engine, gpus: devices.len() as u32 };
-            measure_on(device, about, config, wanted, &clock)
+            measure_on(device, about, config, Asked { wanted, there, notes, step }, &clock)
         }
     }
+}
+
+/// What each camera sends; in `notes` why one did not say.
+fn look(config: &Config, notes: &mut Vec<String>) -> Result<Vec<Sends>, Fault> {
+    let mut there = Vec::new();
+    live::look(&config.cameras, &mut |camera, outcome, _| {
+        let max = camera.max_fps.map(f64::from);
+        there.push(match outcome {
+            Ok(Video { width, height, fps: Some(fps), .. }) => {
+                Sends::new(f64::from(fps), max, (width, height))
+            }
+            Ok(video) => {
+                let fps = USUAL.fps;
+                notes.push(format!(
+                    "camera {} does not say how many frames a second it sends; taken for {fps:.0}",
+                    camera.name
+                ));
+                Sends::new(fps, max, (video.width, video.height))
+            }
+            Err(fault) => {
+                notes.push(format!(
+                    "camera {} could not be asked, and is taken to send 1920×1080 at 25 frames/s: {fault}",
+                    camera.name
+                ));
+                usual(camera)
+            }
+        });
+        Ok(())
+    })?;
+    Ok(there)
+}
+
+fn usual(camera: &Camera) -> Sends {
+    Sends::new(USUAL.fps, camera.max_fps.map(f64::from), (USUAL.width, USUAL.height))
+}
+
+/// What is asked, what is known of the cameras, and who hears how far it is.
+struct Asked<'a> {
+    wanted: &'a Wanted,
+    there: Vec<Sends>,
+    notes: Vec<String>,
+    step: &'a mut dyn FnMut(&str),
 }
 
 /// What is measured.
@@ -57,9 +114,10 @@ fn measure_on<D: Device>(
     device: &D,
     about: About,
     config: &Config,
-    wanted: &dyn Fn(Cameras) -> Cameras,
+    asked: Asked<'_>,
     clock: &dyn Clock,
 ) -> Result<(Measured, Limits), Fault> {
+    let Asked { wanted, there, mut notes, step } = asked;
     let mut engine = device.engine()?;
     let curve = warm_up(&mut engine, clock)?;
     let useful = curve.largest_useful();
@@ -71,25 +129,23 @@ fn measure_on<D: Device>(
     }
     let resident = usage::resident();
 
-    let mut notes = Vec::new();
-    let count = config.cameras.len() as u32;
-    let assumed = wanted(Cameras { count, ..USUAL });
+    step("measuring what decoding costs");
+    let cameras = wanted.of(there.len() as u32, &there);
+    // Most of the work is that of the kind that most cameras are of.
+    let pattern = cameras.kinds().first().map_or(USUAL, |(kind, _)| *kind);
     // Read before anything is decoded: pictures of a measurement are no camera's. What it says may be of before the engine.
     if about.gpus > 0 {
         let _ = after(nvml::FRESH).recv();
     }
     let gpu = device.report();
-    let decoded = decode(device, config, &assumed, clock);
-    let (mut cost, mut nvdec, mut from, mut there) = (None, None, None, Cameras { count, ..USUAL });
+    let decoded = decode(device, config, &pattern, clock);
+    let (mut cost, mut nvdec, mut from) = (None, None, None);
     let mut preprocess = Duration::ZERO;
     match decoded {
         Ok(decoded) => {
             (cost, nvdec) = (Some(decoded.cost), decoded.nvdec);
             from = Some(decoded.from);
-            if decoded.from == "file" {
-                let fps = decoded.fps.unwrap_or(USUAL.fps);
-                there = Cameras { count, fps, width: decoded.width, height: decoded.height };
-            } else {
+            if decoded.from != "file" {
                 notes.push(
                     "decoding was measured on a test pattern; a daemon that runs knows better (--url)"
                         .to_owned(),
@@ -101,12 +157,6 @@ fn measure_on<D: Device>(
             }
         }
         Err(fault) => notes.push(format!("the cost of decoding is not known: {}", fault.message)),
-    }
-    if from != Some("file") && assumed == (Cameras { count: assumed.count, ..USUAL }) {
-        notes.push(
-            "cameras are taken to send 1920×1080 at 25 frames/s: --resolution and --fps say otherwise"
-                .to_owned(),
-        );
     }
     let rungs = curve.rungs().iter();
     let rungs: Vec<Rung> =
@@ -134,7 +184,8 @@ fn measure_on<D: Device>(
         decode_from: from,
         notes,
         resident,
-        there: Some(there),
+        count: config.cameras.len() as u32,
+        there,
     };
     let ring = config.cameras.iter().map(|camera| camera.ring).max().unwrap_or(Duration::from_millis(300));
     let (max_batch, target) = (config.batcher.max_batch_frames, config.batcher.slo_p95);

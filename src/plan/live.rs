@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use url::Url;
 
-use super::{Cameras, Limits, Measured};
+use super::{Limits, Measured, Sends};
 use crate::fault::{Fault, Retry, Who};
 use crate::flow::capacity::Machine;
 use crate::flow::curve::{Curve, Rung};
@@ -67,27 +67,26 @@ fn of(flow: &Value, cameras: &Value) -> Result<(Measured, Limits), &'static str>
     };
     // It measures S(b) beside the decoding that it does.
     let machine = Machine { curve: machine.curve.scaled(1.0 - machine.taken(decode_load)), ..machine };
-    let online: Vec<&Value> = cameras["cameras"].as_array().into_iter().flatten().collect();
-    let mean = |of: &dyn Fn(&Value) -> Option<f64>| {
-        let all: Vec<f64> = online.iter().filter_map(|camera| of(camera)).filter(|x| *x > 0.0).collect();
-        (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
+    let all: Vec<&Value> = cameras["cameras"].as_array().into_iter().flatten().collect();
+    let sends = |camera: &&Value| {
+        let fps = camera["fps_in"].as_f64().filter(|fps| *fps > 0.0)?;
+        let side = |name: &str| camera["video"][name].as_u64().and_then(|n| u32::try_from(n).ok());
+        Some(Sends::new(fps, camera["max_fps"].as_f64(), (side("width")?, side("height")?)))
     };
-    let (fps, width, height) = (
-        mean(&|camera| camera["fps_in"].as_f64()),
-        mean(&|camera| camera["video"]["width"].as_f64()),
-        mean(&|camera| camera["video"]["height"].as_f64()),
-    );
-    let there = match (fps, width, height) {
-        (Some(fps), Some(width), Some(height)) => {
-            Some(Cameras { count: online.len() as u32, fps, width: width as u32, height: height as u32 })
-        }
-        _ => None,
-    };
+    let there: Vec<Sends> = all.iter().filter_map(sends).collect();
     let mut notes = vec![format!(
         "the daemon's load is {:.2} now; its verdict: {}",
         admission["rho"].as_f64().unwrap_or(0.0),
         admission["verdict"].as_str().unwrap_or("unknown")
     )];
+    if there.len() < all.len() {
+        let silent = all.len() - there.len();
+        let s = if silent == 1 { "" } else { "s" };
+        notes.push(format!(
+            "{silent} camera{s} of {} sent nothing lately, and is taken to send what the others do",
+            all.len()
+        ));
+    }
     if machine.decode.is_none() {
         notes.push("no camera delivers, so the cost of decoding is not known".to_owned());
     }
@@ -101,10 +100,11 @@ fn of(flow: &Value, cameras: &Value) -> Result<(Measured, Limits), &'static str>
         resident: None,
         gpus,
         gpu_resident: None,
+        count: all.len() as u32,
         there,
     };
     let target = ms(number(&flow["slo_p95_ms"], "its target")?);
-    let ring = online.iter().filter_map(|camera| camera["ring_ms"].as_f64()).fold(0.0, f64::max);
+    let ring = all.iter().filter_map(|camera| camera["ring_ms"].as_f64()).fold(0.0, f64::max);
     Ok((
         measured,
         Limits { max_batch: machine.batch, target, ring: ms(if ring > 0.0 { ring } else { 300.0 }) },
@@ -169,12 +169,16 @@ mod tests {
                 "decode_ns_per_pixel": 2.5, "memory_available_mb": 1000.0,
             },
         });
-        let camera = |fps: f64| json!({ "fps_in": fps, "ring_ms": 10.0 * fps, "video": { "width": 640, "height": 480 } });
-        let cameras = json!({ "cameras": [camera(10.0), camera(20.0), { "fps_in": null, "video": null }] });
+        let camera = |fps: f64, max: Option<f64>| json!({ "fps_in": fps, "max_fps": max, "ring_ms": 10.0 * fps, "video": { "width": 640, "height": 480 } });
+        let silent = json!({ "fps_in": null, "video": null });
+        let cameras = json!({ "cameras": [camera(10.0, None), camera(20.0, Some(5.0)), silent] });
         let (measured, limits) = of(&flow, &cameras).unwrap();
         // A quarter of the cores decodes: S(b) on idle cores is three quarters.
         assert_eq!(measured.machine.curve.service(1), Duration::from_millis(30));
-        assert_eq!(measured.there, Some(Cameras { count: 3, fps: 15.0, width: 640, height: 480 }));
+        let sends = |fps: f64, max: Option<f64>| Sends::new(fps, max, (640, 480));
+        assert_eq!(measured.count, 3);
+        assert_eq!(measured.there, [sends(10.0, None), sends(20.0, Some(5.0))]);
+        assert_eq!(measured.notes.len(), 2, "a third sends nothing: {:?}", measured.notes);
         assert_eq!((limits.max_batch, limits.target), (2, Duration::from_millis(80)));
         assert_eq!(limits.ring, Duration::from_millis(200));
         let mut cold = flow;

@@ -9,27 +9,127 @@ pub mod show;
 
 use std::time::Duration;
 
-use crate::flow::capacity::{Ceiling, Machine, Recommended, Stream, camera_hour, recommend};
+use crate::flow::capacity::{Ceiling, Machine, Recommended, Stream, camera_hour, mean, recommend};
 use crate::flow::predict::{Prediction, predict};
 
 /// What follows a run: results to tracks and events.
 const ANALYSE: Duration = Duration::from_millis(1);
 
-/// Cameras to plan for, all alike.
+/// What a camera sends.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Cameras {
-    /// How many.
-    pub count: u32,
-    /// Frames a second of each.
+pub struct Sends {
+    /// Frames a second.
     pub fps: f64,
+    /// Those of them that are inferred: `max_fps` may be fewer.
+    pub inferred: f64,
     /// Pixels.
     pub width: u32,
     /// Pixels.
     pub height: u32,
 }
 
+impl Sends {
+    /// All frames are inferred but for what is above `max_fps`.
+    pub fn new(fps: f64, max_fps: Option<f64>, (width, height): (u32, u32)) -> Self {
+        Sends { fps, inferred: max_fps.map_or(fps, |max| fps.min(max)), width, height }
+    }
+
+    fn pixels(&self) -> f64 {
+        f64::from(self.width) * f64::from(self.height)
+    }
+}
+
 /// What a common camera sends: taken where nothing is known.
-pub const USUAL: Cameras = Cameras { count: 1, fps: 25.0, width: 1920, height: 1080 };
+pub const USUAL: Sends = Sends { fps: 25.0, inferred: 25.0, width: 1920, height: 1080 };
+
+/// Cameras to plan for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cameras {
+    /// How many.
+    pub count: u32,
+    /// What they send, in equal parts; at least one.
+    pub send: Vec<Sends>,
+}
+
+/// What the command line says of the cameras; the rest is theirs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// How many.
+    pub count: Option<u32>,
+    /// Frames a second of each, all inferred.
+    pub fps: Option<f64>,
+    /// Width and height of each, pixels.
+    pub size: Option<(u32, u32)>,
+}
+
+impl Wanted {
+    /// Nothing is left to be asked of a camera.
+    pub fn says_all(&self) -> bool {
+        self.fps.is_some() && self.size.is_some()
+    }
+
+    /// `count` cameras, of which these say what they send.
+    fn of(&self, count: u32, there: &[Sends]) -> Cameras {
+        let send = |sends: &Sends| Sends {
+            fps: self.fps.unwrap_or(sends.fps),
+            inferred: self.fps.unwrap_or(sends.inferred),
+            width: self.size.map_or(sends.width, |(width, _)| width),
+            height: self.size.map_or(sends.height, |(_, height)| height),
+        };
+        let there = if there.is_empty() { &[USUAL] } else { there };
+        let mut send: Vec<Sends> = there.iter().map(send).collect();
+        let count = self.count.unwrap_or(count.max(1));
+        if self.says_all() {
+            send.truncate(1);
+        }
+        Cameras { count, send }
+    }
+}
+
+impl Cameras {
+    /// Each kind once, and its part of them; the most frequent first.
+    pub fn kinds(&self) -> Vec<(Sends, f64)> {
+        let mut kinds: Vec<(Sends, f64)> = Vec::new();
+        let part = 1.0 / self.send.len().max(1) as f64;
+        for send in &self.send {
+            match kinds.iter_mut().find(|(kind, _)| kind == send) {
+                Some((_, of)) => *of += part,
+                None => kinds.push((*send, part)),
+            }
+        }
+        kinds.sort_by(|a, b| b.1.total_cmp(&a.1));
+        kinds
+    }
+
+    /// Pixels of a frame that 95 % of all frames do not exceed.
+    fn large(&self) -> f64 {
+        let mut frames: Vec<(f64, f64)> = self.send.iter().map(|s| (s.pixels(), s.inferred)).collect();
+        frames.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let all: f64 = frames.iter().map(|(_, fps)| fps).sum();
+        let mut sum = 0.0;
+        let reached = frames.iter().find(|(_, fps)| {
+            sum += fps;
+            sum >= 0.95 * all
+        });
+        reached.map_or(0.0, |(pixels, _)| *pixels)
+    }
+
+    /// Frames that are inferred, a second and camera, in the mean.
+    pub fn inferred(&self) -> f64 {
+        self.send.iter().map(|s| s.inferred).sum::<f64>() / self.send.len().max(1) as f64
+    }
+
+    /// The same of frames that are sent.
+    pub fn fps(&self) -> f64 {
+        self.send.iter().map(|s| s.fps).sum::<f64>() / self.send.len().max(1) as f64
+    }
+
+    /// Pixels of a frame, in the mean over all that are sent.
+    pub fn pixels(&self) -> f64 {
+        let sent: f64 = self.send.iter().map(|s| s.fps * s.pixels()).sum();
+        sent / self.send.iter().map(|s| s.fps).sum::<f64>().max(1e-9)
+    }
+}
 
 /// What measuring gave.
 #[derive(Clone, Debug)]
@@ -52,8 +152,10 @@ pub struct Measured {
     pub gpus: u32,
     /// Bytes of a GPU's memory in use with a warm engine and no camera, by anybody.
     pub gpu_resident: Option<f64>,
-    /// The cameras that are there: how many, and their mean rate and size where known.
-    pub there: Option<Cameras>,
+    /// Cameras that are there.
+    pub count: u32,
+    /// What each of them sends, as far as it is known.
+    pub there: Vec<Sends>,
 }
 
 /// The operator's limits and target.
@@ -84,7 +186,7 @@ pub struct Plan {
     pub recommended: Recommended,
     /// The asked cameras, and those that fit.
     pub outlook: Vec<Outlook>,
-    /// Bytes of main memory that one camera holds at most.
+    /// Bytes of main memory that one camera holds at most, in the mean.
     pub camera_bytes: f64,
     /// The same of a GPU's, where one is used.
     pub gpu_camera_bytes: f64,
@@ -99,27 +201,34 @@ pub struct Outlook {
     pub cameras: u32,
     /// Load of the engine beside their decoding.
     pub rho: f64,
-    /// Frames a second that each gets.
+    /// Inferred frames a second that each gets, in the mean.
     pub fps: f64,
     /// Latency; `None` where the engine is full: frames are lost, and latency is bounded by their rings.
     pub latency: Option<Prediction>,
 }
 
 /// Plans.
-pub fn plan(mut measured: Measured, cameras: Cameras, limits: Limits, price: Option<f64>) -> Plan {
-    let pixels = f64::from(cameras.width) * f64::from(cameras.height);
-    let stream = Stream { fps: cameras.fps, pixels, ring: limits.ring };
+pub fn plan(mut measured: Measured, wanted: &Wanted, limits: Limits, price: Option<f64>) -> Plan {
+    let cameras = wanted.of(measured.count, &measured.there);
+    let stream = |sends: &Sends| Stream {
+        fps: sends.fps,
+        inferred: sends.inferred,
+        pixels: sends.pixels(),
+        ring: limits.ring,
+    };
+    let streams: Vec<Stream> = cameras.send.iter().map(stream).collect();
+    let (fps, pixels) = (cameras.inferred(), mean(&streams, |s| s.fps * s.pixels));
     let machine = &mut measured.machine;
     // A frame is decoded by one thread: its CPU time is its latency while a core is free for it. What a GPU's decoder takes is not known, and not
     // in it: some milliseconds.
-    let base = Duration::from_secs_f64(machine.decode.unwrap_or(0.0) * pixels) + ANALYSE;
+    let base = Duration::from_secs_f64(machine.decode.unwrap_or(0.0) * cameras.large()) + ANALYSE;
     // On shared cores decoding makes runs longer, longer runs a smaller batch, and that changes what fits: at most the ladder's length.
-    let mut recommended = recommend(&machine.curve, limits.max_batch, base, limits.target, cameras.fps);
+    let mut recommended = recommend(&machine.curve, limits.max_batch, base, limits.target, fps);
     loop {
         machine.batch = recommended.max_batch_frames;
-        let (fit, _) = machine.most(&stream);
-        let beside = machine.slowed(machine.decode_load(f64::from(fit) * cameras.fps * pixels));
-        let next = recommend(&beside, limits.max_batch, base, limits.target, cameras.fps);
+        let (fit, _) = machine.most(&streams);
+        let beside = machine.slowed(machine.decode_load(f64::from(fit) * pixels));
+        let next = recommend(&beside, limits.max_batch, base, limits.target, fps);
         let done = next.max_batch_frames >= recommended.max_batch_frames || !next.reachable;
         recommended =
             if done { Recommended { max_batch_frames: recommended.max_batch_frames, ..next } } else { next };
@@ -128,21 +237,20 @@ pub fn plan(mut measured: Measured, cameras: Cameras, limits: Limits, price: Opt
         }
     }
     let machine = *machine;
-    let (each, ceiling) = machine.most(&stream);
+    let (each, ceiling) = machine.most(&streams);
     let gpus = measured.gpus.max(1);
     let fit = (each * gpus, ceiling);
     let outlook = |count: u32| {
         // The fullest of the GPUs.
         let here = count.div_ceil(gpus);
         let n = f64::from(here);
-        let decode = machine.decode_load(n * cameras.fps * pixels);
-        let rho = machine.rho(n * cameras.fps, decode);
+        let decode = machine.decode_load(n * pixels);
+        let rho = machine.rho(n * fps, decode);
         let curve = machine.slowed(decode);
         // Decoders that share their cores wait for each other as well as the engine for them.
-        let latency = (machine.taken(decode) < 0.95)
-            .then(|| predict(&curve, machine.batch, here, cameras.fps, base))
-            .flatten();
-        Outlook { cameras: count, rho, fps: cameras.fps / rho.max(1.0), latency }
+        let latency =
+            (machine.taken(decode) < 0.95).then(|| predict(&curve, machine.batch, here, fps, base)).flatten();
+        Outlook { cameras: count, rho, fps: fps / rho.max(1.0), latency }
     };
     let mut counts = vec![cameras.count, fit.0];
     counts.retain(|n| *n > 0);
@@ -150,15 +258,18 @@ pub fn plan(mut measured: Measured, cameras: Cameras, limits: Limits, price: Opt
     counts.dedup();
     let ceilings = [Ceiling::Engine, Ceiling::Decode, Ceiling::Nvdec, Ceiling::Memory];
     Plan {
-        cameras,
         target: limits.target,
         fit,
-        alone: ceilings.map(|ceiling| (ceiling, machine.most_by(ceiling, &stream).map(|each| each * gpus))),
+        alone: ceilings.map(|ceiling| (ceiling, machine.most_by(ceiling, &streams).map(|each| each * gpus))),
         recommended,
         outlook: counts.into_iter().map(outlook).collect(),
-        camera_bytes: machine.host_bytes(&stream),
-        gpu_camera_bytes: stream.pictures(),
+        camera_bytes: mean(&streams, |stream| machine.host_bytes(stream)),
+        gpu_camera_bytes: mean(&streams, Stream::pictures),
         cost: price.map(|price| (price, camera_hour(price, fit.0))),
+        cameras,
         measured,
     }
 }
+
+#[cfg(test)]
+mod tests;

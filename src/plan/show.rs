@@ -4,12 +4,12 @@
 //! |---|---|
 //! | `source` | `calibrated` here, or read from a `live` daemon |
 //! | `model`, `engine` | text; null for a live daemon |
-//! | `cameras` | what was asked: `count`, `fps`, `width`, `height` |
+//! | `cameras` | what was asked: `count`; `fps` and `inferred_fps` of each in the mean; `width` and `height`, null where they differ; and of each kind `{part, fps, inferred_fps, width, height}`, parts adding up to 1 |
 //! | `slo_p95_ms` | the target |
 //! | `cores`, `engine_cores` | CPU cores; those that a run may keep busy, by its threads |
 //! | `service` | S(b) on idle cores: `[{frames, ms, fps}]` |
 //! | `rho_max`, `capacity_fps` | frames/s that the engine is planned for, all GPUs together, before decoding takes its part |
-//! | `decode` | `{cpu_ms, nvdec_ms, from}`: time of a frame of that size, of the CPU and of all video decoders of a GPU together (null: none is used), and `file`, `test_pattern` or `live`; null: not known |
+//! | `decode` | `{cpu_ms, nvdec_ms, from}`: time of a frame (of the mean size, where these differ), of the CPU and of all video decoders of a GPU together (null: none is used), and `file`, `test_pattern` or `live`; null: not known |
 //! | `fit` | `{cameras, ceiling, engine, decode, nvdec, memory}`: how many fit together, what binds the next one, and how many would by each ceiling alone |
 //! | `recommend` | `{max_batch_frames, max_wait_ms, ring_buffer_ms, target_reachable}` |
 //! | `prediction` | `[{cameras, rho, fps_each, p50_ms, p95_ms}]`; null percentiles: the engine is full, rings bound the latency |
@@ -26,6 +26,9 @@ use serde_json::{Value, json};
 use super::Plan;
 use crate::flow::capacity::{Ceiling, RHO_MAX};
 
+/// Kinds of cameras that people want to read.
+const MOST_KINDS: usize = 12;
+
 fn to(x: f64, digits: i32) -> f64 {
     let unit = 10f64.powi(digits);
     (x * unit).round() / unit
@@ -37,8 +40,7 @@ fn ms(d: Duration) -> f64 {
 
 impl Plan {
     fn cpu_ms(&self) -> Option<f64> {
-        let pixels = f64::from(self.cameras.width) * f64::from(self.cameras.height);
-        self.measured.machine.decode.map(|cost| cost * pixels * 1e3)
+        self.measured.machine.decode.map(|cost| cost * self.cameras.pixels() * 1e3)
     }
 
     /// The machine is one of so many.
@@ -47,8 +49,14 @@ impl Plan {
     }
 
     fn nvdec_ms(&self) -> Option<f64> {
-        let pixels = f64::from(self.cameras.width) * f64::from(self.cameras.height);
-        self.measured.machine.nvdec.map(|cost| cost * pixels * 1e3)
+        self.measured.machine.nvdec.map(|cost| cost * self.cameras.pixels() * 1e3)
+    }
+
+    /// Where all are of one.
+    fn size(&self) -> Option<(u32, u32)> {
+        let all = &self.cameras.send;
+        let size = all.first().map(|s| (s.width, s.height))?;
+        all.iter().all(|s| (s.width, s.height) == size).then_some(size)
     }
 
     fn by(&self, ceiling: Ceiling) -> Option<u32> {
@@ -68,14 +76,23 @@ impl Plan {
                 "p50_ms": o.latency.map(|l| ms(l.p50)), "p95_ms": o.latency.map(|l| ms(l.p95)),
             })
         });
+        let size = self.size();
+        let kinds = self.cameras.kinds().into_iter().map(|(kind, part)| {
+            json!({
+                "part": to(part, 4), "fps": to(kind.fps, 2), "inferred_fps": to(kind.inferred, 2),
+                "width": kind.width, "height": kind.height,
+            })
+        });
+        let kinds: Vec<Value> = kinds.collect();
         json!({
             "schema": "weir.plan/1",
             "source": self.measured.source,
             "model": self.measured.model,
             "engine": self.measured.engine,
             "cameras": {
-                "count": self.cameras.count, "fps": to(self.cameras.fps, 2),
-                "width": self.cameras.width, "height": self.cameras.height,
+                "count": self.cameras.count, "fps": to(self.cameras.fps(), 2),
+                "inferred_fps": to(self.cameras.inferred(), 2),
+                "width": size.map(|(width, _)| width), "height": size.map(|(_, height)| height), "kinds": kinds,
             },
             "slo_p95_ms": ms(self.target),
             "cores": to(machine.cores * self.gpus(), 2),
@@ -118,6 +135,24 @@ impl Plan {
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
         let (measured, machine, asked) = (&self.measured, &self.measured.machine, &self.cameras);
+        let kinds = asked.kinds();
+        for (n, (kind, part)) in kinds.iter().enumerate().take(MOST_KINDS) {
+            let head = if n == 0 { "cameras" } else { "" };
+            let inferred = if kind.inferred < kind.fps {
+                format!(", {:.1} are inferred", kind.inferred)
+            } else {
+                String::new()
+            };
+            let number = to(part * f64::from(asked.count), 1);
+            writeln!(
+                out,
+                "{head:<9} {number} of {}×{} at {:.1} frames/s{inferred}",
+                kind.width, kind.height, kind.fps
+            )?;
+        }
+        if kinds.len() > MOST_KINDS {
+            writeln!(out, "          and {} other kinds (--json has all)", kinds.len() - MOST_KINDS)?;
+        }
         if let (Some(model), Some(engine)) = (&measured.model, &measured.engine) {
             writeln!(out, "model     {model}; {engine}")?;
         }
@@ -133,7 +168,10 @@ impl Plan {
             machine.budget(0.0) * self.gpus(),
             if measured.gpus > 1 { format!(", of {} GPUs together", measured.gpus) } else { String::new() }
         )?;
-        let size = format!("{}×{}", asked.width, asked.height);
+        let size =
+            self.size().map_or(format!("{:.2} megapixels", asked.pixels() / 1e6), |(width, height)| {
+                format!("{width}×{height}")
+            });
         match (self.cpu_ms(), measured.decode_from) {
             (Some(cpu), Some(from)) if measured.gpus > 0 => {
                 let nvdec = self.nvdec_ms().map_or("?".to_owned(), |ms| format!("{ms:.2}"));
@@ -153,9 +191,10 @@ impl Plan {
         let known = |n: Option<u32>| n.map_or("?".to_owned(), |n| n.to_string());
         writeln!(
             out,
-            "fit       {} cameras of {size} at {:.1} frames/s; the next one meets the {} ceiling",
+            "fit       {} cameras of {size} at {:.1} frames/s{}; the next one meets the {} ceiling",
             self.fit.0,
-            asked.fps,
+            asked.inferred(),
+            if kinds.len() > 1 { " in the mean" } else { "" },
             self.fit.1.name()
         )?;
         writeln!(

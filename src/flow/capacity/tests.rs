@@ -11,7 +11,7 @@ fn curve(rungs: &[(usize, f64)]) -> Curve {
 const FULL_HD: f64 = 1920.0 * 1080.0;
 
 fn stream(fps: f64) -> Stream {
-    Stream { fps, pixels: FULL_HD, ring: Duration::from_millis(300) }
+    Stream { fps, inferred: fps, pixels: FULL_HD, ring: Duration::from_millis(300) }
 }
 
 /// Two cores, 20 ms a frame, 4.9 ms of decoding a 1080p frame.
@@ -33,12 +33,12 @@ fn cpu() -> Machine {
 fn on_shared_cores_decoding_slows_the_engine() {
     let machine = cpu();
     // 10 fps: 49 ms of 2 cores each second are 2.45 % a camera. n·10 ≤ 0.7·50·(1 − 0.0245 n) → n ≤ 3.2.
-    assert_eq!(machine.most(&stream(10.0)), (3, Ceiling::Engine));
-    assert_eq!(machine.most_by(Ceiling::Engine, &stream(10.0)), Some(3));
-    assert_eq!(machine.most_by(Ceiling::Decode, &stream(10.0)), Some(28));
+    assert_eq!(machine.most(&[stream(10.0)]), (3, Ceiling::Engine));
+    assert_eq!(machine.most_by(Ceiling::Engine, &[stream(10.0)]), Some(3));
+    assert_eq!(machine.most_by(Ceiling::Decode, &[stream(10.0)]), Some(28));
     // An engine elsewhere leaves the cores to the decoders.
     let gpu = Machine { engine_cores: 0.0, curve: curve(&[(1, 1.0)]), ..machine };
-    assert_eq!(gpu.most(&stream(10.0)), (28, Ceiling::Decode));
+    assert_eq!(gpu.most(&[stream(10.0)]), (28, Ceiling::Decode));
     // One thread of two: the first core's worth of decoding is free.
     let half = Machine { engine_cores: 1.0, ..machine };
     assert_eq!((half.taken(1.0), half.taken(1.5)), (0.0, 0.5));
@@ -46,10 +46,24 @@ fn on_shared_cores_decoding_slows_the_engine() {
 }
 
 #[test]
+fn cameras_that_differ_are_added_up() {
+    let machine = cpu();
+    let small = Stream { pixels: FULL_HD / 4.0, inferred: 5.0, ..stream(20.0) };
+    // A pair of them: 15 frames for the engine, (10 + 5)·4.9 ms of decoding, in a second. 35·(1 − 0.03675 p) ≥ 15 p → p ≤ 2.149.
+    assert_eq!(machine.most(&[stream(10.0), small]), (4, Ceiling::Engine));
+    assert_eq!(machine.most_by(Ceiling::Engine, &[stream(10.0), small]), Some(4));
+    // 2·1.4/0.0735 cores.
+    assert_eq!(machine.most_by(Ceiling::Decode, &[stream(10.0), small]), Some(38));
+    let both = stream(10.0).memory() + small.memory();
+    let full = Machine { memory: Some(3.1 * both), curve: curve(&[(1, 0.01)]), ..machine };
+    assert_eq!(full.most(&[stream(10.0), small]), (6, Ceiling::Memory));
+}
+
+#[test]
 fn memory_and_encoder_bind_where_they_are_short() {
     let fast = Machine { curve: curve(&[(1, 0.01)]), decode: None, ..cpu() };
     let one = stream(10.0).memory();
-    assert_eq!(Machine { memory: Some(5.5 * one), ..fast }.most(&stream(10.0)), (5, Ceiling::Memory));
+    assert_eq!(Machine { memory: Some(5.5 * one), ..fast }.most(&[stream(10.0)]), (5, Ceiling::Memory));
     // Pictures on the GPU are not in main memory, and each of the two can be full.
     let pictures = stream(10.0).pictures();
     let gpu = |memory: f64, gpu: f64| Machine {
@@ -58,13 +72,13 @@ fn memory_and_encoder_bind_where_they_are_short() {
         gpu_memory: Some(gpu),
         ..fast
     };
-    assert_eq!(gpu(5.5 * one, 7.5 * pictures).most(&stream(10.0)), (7, Ceiling::Memory));
-    assert_eq!(gpu(5.5 * one, 7.5 * pictures).most_by(Ceiling::Memory, &stream(10.0)), Some(7));
-    assert_eq!(gpu(3.5 * PIPELINE_BYTES, 7.5 * pictures).most(&stream(10.0)), (3, Ceiling::Memory));
+    assert_eq!(gpu(5.5 * one, 7.5 * pictures).most(&[stream(10.0)]), (7, Ceiling::Memory));
+    assert_eq!(gpu(5.5 * one, 7.5 * pictures).most_by(Ceiling::Memory, &[stream(10.0)]), Some(7));
+    assert_eq!(gpu(3.5 * PIPELINE_BYTES, 7.5 * pictures).most(&[stream(10.0)]), (3, Ceiling::Memory));
     // 1010 Full HD pictures a second: 70 cameras of 10 take seven tenths, less the last one for what is there already.
     let chip = Machine { nvdec: Some(0.99e-3 / FULL_HD), ..fast };
-    assert_eq!(chip.most(&stream(10.0)), (70, Ceiling::Nvdec));
-    assert_eq!(chip.most_by(Ceiling::Nvdec, &stream(10.0)), Some(70));
+    assert_eq!(chip.most(&[stream(10.0)]), (70, Ceiling::Nvdec));
+    assert_eq!(chip.most_by(Ceiling::Nvdec, &[stream(10.0)]), Some(70));
     let busy = Load { nvdec: 0.695, ..Load::default() };
     let refused =
         chip.admit(&Asked { stream: stream(10.0), count: 1, priority: Priority::Bulk, encoded: 0 }, &busy);
@@ -135,9 +149,9 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn asked()(fps in 1.0f64..40.0, pixels in 1e5f64..4e6, count in 1u32..6, bulk: bool) -> Asked {
+    fn asked()(fps in 1.0f64..40.0, part in 0.2f64..=1.0, pixels in 1e5f64..4e6, count in 1u32..6, bulk: bool) -> Asked {
         let priority = if bulk { Priority::Bulk } else { Priority::Realtime };
-        Asked { stream: Stream { fps, pixels, ring: Duration::from_millis(300) }, count, priority, encoded: 0 }
+        Asked { stream: Stream { fps, inferred: fps * part, pixels, ring: Duration::from_millis(300) }, count, priority, encoded: 0 }
     }
 }
 
@@ -161,8 +175,8 @@ proptest! {
     #[test]
     fn a_verdict_never_exceeds_the_capacity(machine in machine(), asked in asked(), load in load()) {
         let fps = match machine.admit(&asked, &load) {
-            Verdict::Accept => asked.stream.fps,
-            Verdict::AcceptAt(fps) => { prop_assert!(fps >= LEAST_FPS && fps < asked.stream.fps); fps }
+            Verdict::Accept => asked.stream.inferred,
+            Verdict::AcceptAt(fps) => { prop_assert!(fps >= LEAST_FPS && fps < asked.stream.inferred); fps }
             Verdict::Refuse { .. } => return Ok(()),
         };
         let n = f64::from(asked.count);
@@ -200,9 +214,9 @@ proptest! {
     /// The largest number that fits does, and one more does not.
     #[test]
     fn the_most_that_fit_is_the_border(machine in machine(), asked in asked()) {
-        let (most, ceiling) = machine.most(&asked.stream);
-        prop_assert!(most == 0 || machine.fits(most, &asked.stream).is_none());
-        prop_assert_eq!(machine.fits(most + 1, &asked.stream), Some(ceiling));
+        let (most, ceiling) = machine.most(&[asked.stream]);
+        prop_assert!(most == 0 || machine.fits(most, &[asked.stream]).is_none());
+        prop_assert_eq!(machine.fits(most + 1, &[asked.stream]), Some(ceiling));
     }
 
     /// Nobody gets more than it asks for, the engine is used up where somebody gets less, and of two of a class that both get

@@ -8,7 +8,7 @@ use gstreamer::prelude::*;
 
 use super::trouble;
 use crate::fault::Fault;
-use crate::plan::Cameras;
+use crate::plan::Sends;
 
 /// Frames of the test pattern.
 const PATTERN_FRAMES: u64 = 75;
@@ -34,16 +34,16 @@ impl Clip {
     ///
     /// # Errors
     /// When GStreamer has no x264, or fails.
-    pub(crate) fn encode(cameras: &Cameras) -> Result<Clip, Fault> {
+    pub(crate) fn encode(sends: &Sends) -> Result<Clip, Fault> {
         let name = format!("weir-plan-{}-{}.mp4", std::process::id(), fastrand::u64(..));
         let clip = Clip { path: std::env::temp_dir().join(name) };
-        Self::run(cameras, &clip.path)?;
+        Self::run(sends, &clip.path)?;
         Ok(clip)
     }
 
-    fn run(cameras: &Cameras, path: &Path) -> Result<(), Fault> {
+    fn run(sends: &Sends, path: &Path) -> Result<(), Fault> {
         gst::init().map_err(|e| trouble(format!("GStreamer does not start: {e}")))?;
-        let Cameras { fps, width, height, .. } = *cameras;
+        let Sends { fps, width, height, .. } = *sends;
         let rate = ((fps * 1000.0).round() as u32).max(1);
         let kbit = (f64::from(width) * f64::from(height) * fps * BITS_A_PIXEL / 1000.0).ceil().max(64.0);
         let key = (2.0 * fps).ceil().max(1.0);

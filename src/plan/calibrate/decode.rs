@@ -18,7 +18,7 @@ use crate::device::{Device, Happening, Sink, Source};
 use crate::event::Video;
 use crate::fault::Fault;
 use crate::frame::{Frame, Stamp};
-use crate::plan::Cameras;
+use crate::plan::Sends;
 use crate::usage;
 
 /// Frames decoded before CPU time counts: plugins are loaded, decoders allocate.
@@ -42,9 +42,6 @@ pub(super) struct Decoded<P> {
     pub cost: f64,
     /// Seconds a pixel of all of the GPU's video decoders together.
     pub nvdec: Option<f64>,
-    pub width: u32,
-    pub height: u32,
-    pub fps: Option<f64>,
     pub last: Frame<P>,
 }
 
@@ -52,7 +49,7 @@ pub(super) struct Decoded<P> {
 pub(super) fn decode<D: Device>(
     device: &D,
     config: &Config,
-    assumed: &Cameras,
+    pattern: &Sends,
     clock: &dyn Clock,
 ) -> Result<Decoded<D::Pixels>, Fault> {
     let template = config.cameras.first().ok_or_else(|| trouble("there is no camera"))?;
@@ -63,7 +60,7 @@ pub(super) fn decode<D: Device>(
     match file {
         Some(path) => play(device, template, path, "file", clock),
         None => {
-            let clip = Clip::encode(assumed)?;
+            let clip = Clip::encode(pattern)?;
             play(device, template, clip.path.clone(), "test_pattern", clock)
         }
     }
@@ -141,9 +138,6 @@ fn play<D: Device>(
         from,
         cost: end.cpu.saturating_sub(begin.cpu).as_secs_f64() / pixels,
         nvdec: busy.filter(|busy| *busy > 0.0).map(|busy| busy * seconds / pixels),
-        width: video.width,
-        height: video.height,
-        fps: video.fps.map(f64::from),
         last,
     })
 }
