@@ -9,6 +9,7 @@ mod daemon;
 mod wait;
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use daemon::Daemon;
 use serde_json::Value;
@@ -110,4 +111,42 @@ fn bulk_takes_the_slack_and_its_share() {
     let (realtime, bulk) = (sum(&did[..5]), sum(&did[5..]));
     let share = bulk / (realtime + bulk);
     assert!((0.02..0.12).contains(&share), "bulk has {share:.3} of the engine, a twentieth is its share");
+}
+
+/// Frames that are in the daemon now, frames that were inferred, and the seconds that these spent between their rings and their events: all as
+/// `/metrics` says them.
+fn metrics(daemon: &Daemon) -> [f64; 3] {
+    let page = daemon.get("/metrics").expect("the metrics answer");
+    let sum = |name: &str| -> f64 {
+        let values = page.lines().filter(|line| line.starts_with(name)).filter_map(|l| l.rsplit(' ').next());
+        values.map(|value| value.parse::<f64>().expect("a number")).sum()
+    };
+    let inside = sum("weir_event_latency_seconds_sum{") - sum("weir_stage_seconds_sum{stage=\"decode\"}");
+    [sum("weir_queue_frames{"), sum("weir_event_latency_seconds_count{"), inside]
+}
+
+/// L = λW (Little 1961), each side from metrics of its own: the mean of what is scraped of the queues, against the rate of the frames that were
+/// inferred times the time that each took.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "another process has no clock of ours")]
+fn littles_law_holds_in_the_exported_metrics() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // No rate is a multiple of another, nor of how often it is asked: each moment of each camera is seen.
+    let config =
+        [("a", 23), ("b", 19), ("c", 17), ("d", 13)].map(|(name, rate)| camera(name, rate, "")).concat();
+    let daemon = Daemon::scripted_with(&config, &[("SCRIPTED_MS", "20")]);
+    play(&daemon, &["a", "b", "c", "d"], 20);
+    let (begin, start) = (metrics(&daemon), Instant::now());
+    let (mut queued, mut asked) = (0.0, 0.0);
+    let end = until("a thousand frames are inferred", || {
+        let now = metrics(&daemon);
+        (queued, asked) = (queued + now[0], asked + 1.0);
+        (now[1] - begin[1] >= 1000.0).then_some(now)
+    });
+    let (l, rate) = (queued / asked, (end[1] - begin[1]) / start.elapsed().as_secs_f64());
+    let each = (end[2] - begin[2]) / (end[1] - begin[1]);
+    println!("L = {l:.3} in {asked} scrapes, λW = {rate:.1}/s × {:.1} ms = {:.3}", each * 1e3, rate * each);
+    let lost: u64 = ["a", "b", "c", "d"].iter().map(|name| read(&daemon, &[name])[0][2]).sum();
+    assert!(lost <= 20, "those that are given up wait too, and nobody says for how long: {lost} of 1,000");
+    assert!((l / (rate * each) - 1.0).abs() <= 0.05, "L = {l:.3}, λW = {:.3}", rate * each);
 }

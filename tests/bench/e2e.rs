@@ -116,7 +116,7 @@ struct Measured {
     halves: [f64; 2],
     /// L: the mean of `weir_queue_frames`, as scraped.
     in_flight: f64,
-    /// Seconds that all frames together spent waiting, in the engine and in analysis.
+    /// Seconds that all inferred frames together spent between their rings and their events.
     sojourn: f64,
     /// CPU seconds by thread name.
     cpu: BTreeMap<String, f64>,
@@ -214,7 +214,7 @@ struct Reading {
     busy: f64,
     preprocess: f64,
     batches: f64,
-    /// Of the frames that were inferred.
+    /// Seconds of the frames that were inferred, from their rings to their events.
     sojourn: f64,
     cpu: BTreeMap<String, f64>,
 }
@@ -226,6 +226,10 @@ fn reading(daemon: &Daemon, cameras: usize) -> Reading {
             page.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("no {name} in the metrics"));
         line.rsplit(' ').next().and_then(|v| v.parse().ok()).expect("a number")
     };
+    let sum = |name: &str| -> f64 {
+        let values = page.lines().filter(|l| l.starts_with(name)).filter_map(|l| l.rsplit(' ').next());
+        values.filter_map(|value| value.parse::<f64>().ok()).sum()
+    };
     let states: Vec<Value> = (0..cameras).map(|n| camera(daemon, n)).collect();
     let count = |s: &Value, key: &str| s["frames"][key].as_f64().expect("a count");
     Reading {
@@ -234,11 +238,7 @@ fn reading(daemon: &Daemon, cameras: usize) -> Reading {
         busy: metric("weir_engine_busy_seconds_total"),
         preprocess: metric("weir_stage_cpu_seconds_total{stage=\"preprocess\"}"),
         batches: metric("weir_batch_frames_count"),
-        sojourn: ["preprocess", "infer", "analyze"]
-            .map(|stage| metric(&format!("weir_stage_seconds_sum{{stage=\"{stage}\"}}")))
-            .iter()
-            .sum::<f64>()
-            + metric("weir_batch_wait_seconds_sum"),
+        sojourn: sum("weir_event_latency_seconds_sum{") - metric("weir_stage_seconds_sum{stage=\"decode\"}"),
         cpu: threads(daemon.pid()),
     }
 }
