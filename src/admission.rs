@@ -171,6 +171,15 @@ impl Coming {
     }
 }
 
+/// What comes in from a camera, frames a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sends {
+    /// All of them: they are decoded.
+    pub fps: f64,
+    /// Those that its motion gate does not leave out.
+    pub moving: f64,
+}
+
 /// Watches, and answers.
 #[derive(Default)]
 pub struct Admission {
@@ -255,8 +264,8 @@ impl Admission {
         Some((worst, State { capacity: whole.capacity, ..lane }))
     }
 
-    /// Looks, when it is time. `fps` is what comes in from a camera.
-    pub fn look(&self, now: Tick, board: &Board, fps: impl Fn(CameraId) -> Option<f64>) {
+    /// Looks, when it is time. `sends` is what comes in from a camera.
+    pub fn look(&self, now: Tick, board: &Board, sends: impl Fn(CameraId) -> Option<Sends>) {
         // An engine that is being measured comes and goes with its threads, whose time would look like decoding.
         if board.flow.pace().is_none() {
             return;
@@ -268,16 +277,16 @@ impl Admission {
         let cpu = inner.cpu.look().map(|parts| parts[Part::Ingest as usize].1);
         let before = inner.read.replace((now, cpu.unwrap_or_default()));
         let Some((at, used)) = before else { return };
-        inner.coming.retain(|id, coming| coming.look(board.camera(*id), fps(*id).unwrap_or(0.0)));
+        inner.coming.retain(|id, coming| coming.look(board.camera(*id), sends(*id).unwrap_or_default().fps));
         // By number: a camera that was removed asks for nothing.
         let cameras = (0..).map(CameraId).zip(board.cameras());
         let mut on_lane = vec![Arriving::default(); board.flow.lanes().len()];
         let demands: Vec<(usize, Demand)> = cameras
             .map(|(id, card)| {
-                let (terms, mut came) = (card.terms(), fps(id).unwrap_or(0.0));
+                let (terms, mut sends) = (card.terms(), sends(id).unwrap_or_default());
                 match card.link() {
                     Link::Online { video, .. } => {
-                        let pixels = came * f64::from(video.width) * f64::from(video.height);
+                        let pixels = sends.fps * f64::from(video.width) * f64::from(video.height);
                         if let Some(here) = on_lane.get_mut(card.lane()) {
                             here.cameras += 1;
                             here.pixels += pixels;
@@ -285,14 +294,14 @@ impl Admission {
                         }
                     }
                     Link::Removed => {
-                        came = 0.0;
+                        sends = Sends::default();
                         if let Some(here) = on_lane.get_mut(card.lane()) {
                             here.starts += card.attempts.load(Relaxed);
                         }
                     }
                     Link::Connecting | Link::Offline { .. } => {}
                 }
-                let fps = came.min(terms.max_fps.unwrap_or(f64::INFINITY));
+                let fps = sends.moving.min(terms.max_fps.unwrap_or(f64::INFINITY));
                 (card.lane(), Demand { fps, weight: terms.weight, priority: terms.priority })
             })
             .collect();

@@ -161,6 +161,8 @@ pub struct Card {
     pub tracks: AtomicUsize,
     /// Fresh pipelines built since start; the first attempt counts.
     pub attempts: AtomicU64,
+    /// Frames that the motion gate left out.
+    pub still: AtomicU64,
     /// [`Wall`] of the last picture that was analysed; 0: there was none.
     last_picture: AtomicI64,
     decode: AtomicU8,
@@ -179,6 +181,7 @@ impl Card {
             ledger: Ledger::default(),
             tracks: AtomicUsize::new(0),
             attempts: AtomicU64::new(0),
+            still: AtomicU64::new(0),
             last_picture: AtomicI64::new(0),
             decode: AtomicU8::new(0),
             lane: AtomicUsize::new(0),

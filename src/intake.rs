@@ -191,15 +191,26 @@ impl<P> Port<P> {
             if !rings.batcher.has(self.camera) {
                 return false;
             }
-            (rings.batcher.wants(now, self.camera, kind), rings.batcher.level(self.camera))
+            if shown {
+                rings.batcher.decodes_all(self.camera);
+            }
+            (shown || rings.batcher.wants(now, self.camera, kind), rings.batcher.level(self.camera))
         };
-        self.shared.board.camera(self.camera).set_decode(if shown { Level::All } else { level });
-        wanted || shown
+        self.shared.board.camera(self.camera).set_decode(level);
+        wanted
     }
 
-    /// A frame came in and is left out on purpose.
+    /// A frame came in, and its picture stands still: it is left out, so that the engine's time is the others'.
     pub fn leave_out(&self, frame: Frame<P>) {
-        let ledger = &self.shared.board.camera(self.camera).ledger;
+        {
+            let mut rings = self.shared.lock();
+            if rings.batcher.has(self.camera) {
+                rings.batcher.left_out(frame.stamp.decoded, self.camera);
+            }
+        }
+        let card = self.shared.board.camera(self.camera);
+        card.still.fetch_add(1, Relaxed);
+        let ledger = &card.ledger;
         let key = FrameKey { camera: self.camera, seq: ledger.admit() };
         ledger.settle(Fate::Skipped);
         if let Some(bystander) = self.shared.bystander_of(self.camera) {
@@ -378,6 +389,9 @@ impl<P> Intake<P> {
             let closed = self.shared.ports.load(Relaxed) == 0;
             let (step, dropped) = {
                 let mut rings = self.shared.lock();
+                if slots > 0 {
+                    self.forget(now, &mut rings.batcher);
+                }
                 let step = rings.batcher.poll(now, slots, batch);
                 (step, rings.take_dropped())
             };
@@ -399,9 +413,77 @@ impl<P> Intake<P> {
     }
 }
 
+impl<P> Intake<P> {
+    /// A picture for which nobody waits any more must not take the turn of one for which somebody does.
+    fn forget(&self, now: Tick, batcher: &mut Batcher<Frame<P>>) {
+        let requests = &self.shared.board.requests;
+        for class in requests.cameras() {
+            if batcher.waiting(class) > 0 {
+                batcher.forget(class, |key| requests.is_wanted(key, now));
+            }
+        }
+    }
+}
+
 /// The engine's loop has ended.
 impl<P> Drop for Intake<P> {
     fn drop(&mut self) {
         self.shared.abandon();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{ManualClock, Wall};
+    use crate::frame::{Size, Stamp};
+
+    /// Wants to hear of every frame.
+    struct Viewer;
+
+    impl Bystander<u64> for Viewer {
+        fn wants(&self, _: CameraId) -> bool {
+            true
+        }
+        fn came(&self, _: FrameKey) {}
+        fn gave_up(&self, _: FrameKey, _: Frame<u64>) {}
+    }
+
+    /// What somebody watches is decoded whatever the engine has time for, and counts as one frame, not as one that was left out and one that came.
+    #[test]
+    fn a_frame_that_is_decoded_for_a_viewer_counts_once() {
+        let board = Arc::new(Board::new(["seen".into()]));
+        let manual = Arc::new(ManualClock::new());
+        let clock: Arc<dyn Clock> = Arc::clone(&manual) as _;
+        let cameras = [(CameraId(0), CameraSettings::default())];
+        let (ports, intake) =
+            intake::<u64>(Settings::default(), &cameras, &board, &clock, Beat::new(clock.now()));
+        let mut batch = Vec::new();
+        // 25 a second, of which the engine takes two: those between are of no use to it.
+        let mut play = |frames: u64| {
+            let mut decoded = 0;
+            for n in 0..frames {
+                manual.advance(Duration::from_millis(40));
+                if !ports[0].wants(Kind::Disposable) {
+                    ports[0].skipped();
+                    continue;
+                }
+                decoded += 1;
+                let now = clock.now();
+                let stamp = Stamp { arrived: now, decoded: now, pts: None, wall: Wall(0) };
+                ports[0].push(Frame { stamp, size: Size { width: 64, height: 64 }, pixels: n });
+                if n.is_multiple_of(12) {
+                    intake.shared.lock().batcher.poll(now, 1, &mut batch);
+                } else {
+                    intake.shared.lock().batcher.poll(now, 0, &mut batch);
+                }
+            }
+            (decoded, intake.take_tally().came)
+        };
+        let (decoded, came) = play(240);
+        assert!(decoded < 120 && came == 240, "{decoded} of 240 are decoded, {came} came");
+        intake.tell(Arc::new(Viewer));
+        assert_eq!(play(240), (240, 240));
+        assert_eq!(board.camera(CameraId(0)).decode(), Level::All);
     }
 }

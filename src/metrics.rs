@@ -6,6 +6,7 @@
 //! | metric | type | from |
 //! |---|---|---|
 //! | `weir_frames_in_total{camera}`, `weir_frames_total{camera,fate}` | counter | the [`Board`]'s ledger |
+//! | `weir_still_frames_total{camera}` | counter | the [`Board`] |
 //! | `weir_queue_frames{camera}`, `weir_camera_online{camera}` | gauge | the [`Board`] |
 //! | `weir_camera_attempts_total{camera}` | counter | the [`Board`] |
 //! | `weir_decode_level{camera}` | gauge | the [`Board`] |
@@ -138,6 +139,7 @@ fn describe() {
     use metrics::{describe_counter as c, describe_gauge as g, describe_histogram as h};
     c!("weir_frames_in_total", Unit::Count, "Frames that came in.");
     c!("weir_frames_total", Unit::Count, "Frames by what became of them; each has exactly one fate.");
+    c!("weir_still_frames_total", Unit::Count, "Of the skipped frames: those that the motion gate left out.");
     g!("weir_queue_frames", Unit::Count, "Frames that wait, are in the engine or are being analysed.");
     g!("weir_camera_online", Unit::Count, "1 while decoded frames arrive, else 0.");
     c!("weir_camera_attempts_total", Unit::Count, "Pipelines built, the first attempt included.");

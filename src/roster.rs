@@ -25,7 +25,7 @@ use crate::clock::{Clock, Tick};
 use crate::config::{self, Camera, Config, Priority};
 use crate::device::{Device, Engine, Tap};
 use crate::event::{Draft, Kind, Reason};
-use crate::fault::Fault;
+use crate::fault::{Fault, Who};
 use crate::flow::batch::CameraSettings;
 use crate::flow::capacity::{Asked, Stream, Verdict};
 use crate::flow::place::{self, Room};
@@ -141,8 +141,10 @@ impl<D: Device> Roster<D> {
         self.caps.retain(|name, _| new.cameras.iter().any(|camera| camera.name == *name));
         applied.removed = removed;
         for camera in &changed {
-            self.come(camera);
-            applied.changed.push(Arc::clone(&camera.name));
+            match self.come(camera) {
+                Ok(_) => applied.changed.push(Arc::clone(&camera.name)),
+                Err(fault) => applied.failed.push((Arc::clone(&camera.name), fault)),
+            }
         }
         for camera in &retuned {
             self.retune(camera);
@@ -267,7 +269,13 @@ impl<D: Device> Roster<D> {
                     Some(fps) => self.caps.insert(Arc::clone(&camera.name), fps),
                     None => self.caps.remove(&camera.name),
                 };
-                let Some(id) = self.come(camera) else { continue };
+                let id = match self.come(camera) {
+                    Ok(id) => id,
+                    Err(fault) => {
+                        applied.failed.push((Arc::clone(&camera.name), fault));
+                        continue;
+                    }
+                };
                 if let Some(asked) = &asked {
                     self.wiring.board.admission.let_in(id, asked, cap);
                 }
@@ -327,30 +335,25 @@ impl<D: Device> Roster<D> {
         );
     }
 
-    /// Seats a camera and starts it, at the rate at which it was let in. `None`, said in the log, when that cannot be.
-    fn come(&mut self, camera: &Camera) -> Option<CameraId> {
+    /// Seats a camera and starts it, at the rate at which it was let in.
+    ///
+    /// # Errors
+    /// When there is no seat left, or the system has no thread to give.
+    fn come(&mut self, camera: &Camera) -> Result<CameraId, Fault> {
         let terms = terms(camera, self.caps.get(&camera.name).copied());
-        let Some(id) = self.wiring.board.seat(&camera.name, terms) else {
-            tracing::error!(
-                camera = &*camera.name,
-                "More than {} different cameras have come since the start: restart weir for this one.",
-                self.wiring.board.capacity()
-            );
-            return None;
-        };
+        let id = self.wiring.board.seat(&camera.name, terms).ok_or_else(|| {
+            let most = self.wiring.board.capacity();
+            let message = format!("more than {most} different cameras have come since the start");
+            Fault::new(Who::Device, "no_seat", message).remedy("restart weir for this one")
+        })?;
         // Who watches a camera that only changed goes on.
         if !self.wiring.audience.cameras().contains(&id) {
             self.wiring.audience.add(id, &camera.name);
         }
         let port = self.berth(id, camera, CameraSettings { max_fps: terms.max_fps, ..settings(camera) });
-        match self.join(id, camera, port) {
-            Ok(()) => Some(id),
-            Err(fault) => {
-                tracing::error!(camera = &*camera.name, "The camera cannot be started: {fault}");
-                self.wiring.board.camera(id).set_link(Link::Removed);
-                None
-            }
-        }
+        self.join(id, camera, port)
+            .inspect_err(|_| self.wiring.board.camera(id).set_link(Link::Removed))
+            .map(|()| id)
     }
 
     /// Finds a camera its lane, and opens its ring there. At least one lane lives: without one the daemon ends.

@@ -59,6 +59,12 @@ fn play(daemon: &Daemon, names: &[&str], frames: u64) -> Vec<[u64; 3]> {
     after.iter().zip(&before).map(|(after, before)| [0, 1, 2].map(|n| after[n] - before[n])).collect()
 }
 
+/// The worst p95 of these cameras, from frame to event over ten seconds, and the engine's time for one batch: ms.
+fn p95(daemon: &Daemon, names: &[&str]) -> f64 {
+    let of = |name: &&str| daemon.camera(name)["latency_ms"]["p95"].as_f64().expect("frames are inferred");
+    names.iter().map(of).fold(0.0, f64::max)
+}
+
 #[test]
 fn mixed_rates_are_kept_each_its_own() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,7 +79,7 @@ fn mixed_rates_are_kept_each_its_own() {
         let due = 120.0 * f64::from(*rate) / 30.0;
         assert!((*came as f64 - due).abs() <= 0.1 * due + 2.0, "{name}: {came} of {due}");
         assert!(
-            inferred + lost + 12 >= *came && *lost * 10 <= *came,
+            inferred + lost + 4 >= *came && *lost * 50 <= *came + 50,
             "{name}: {inferred} of {came}, {lost} lost"
         );
     }
@@ -82,35 +88,84 @@ fn mixed_rates_are_kept_each_its_own() {
 #[test]
 fn beyond_capacity_losses_are_even() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let names = ["a", "b", "c", "d", "e", "f", "g"];
-    let config: String = names.iter().map(|name| camera(name, 20, "")).collect();
-    // 140 frames a second come; four in 60 ms are 67.
-    let daemon = Daemon::scripted_with(&config, &[("SCRIPTED_MS", "60")]);
-    let did = play(&daemon, &names, 120);
-    println!("in, inferred, lost: {did:?}");
-    let flow: Value = serde_json::from_str(&daemon.get("/api/v1/flow").unwrap()).unwrap();
-    let inferred: Vec<u64> = did.iter().map(|[_, inferred, _]| *inferred).collect();
-    let (least, most) = (inferred.iter().min().unwrap(), inferred.iter().max().unwrap());
-    assert!(did.iter().all(|[_, inferred, lost]| *inferred > 20 && *lost > 20), "{did:?}");
-    // A frame a second, over the six seconds that 120 frames take.
-    assert!(most - least <= 6, "{inferred:?}");
-    assert!(flow["pace"]["mean_batch_frames"].as_f64().unwrap() > 3.5, "full batches: {flow}");
+    let all = ["a", "b", "c", "d", "e", "f", "g"];
+    let mut late = Vec::new();
+    for names in [&all[..4], &all] {
+        let config: String = names.iter().map(|name| camera(name, 20, "")).collect();
+        // 80 and 140 frames a second come; four in 60 ms are 66.7.
+        let daemon = Daemon::scripted_with(&config, &[("SCRIPTED_MS", "60")]);
+        let did = play(&daemon, names, 120);
+        println!("in, inferred, lost: {did:?}");
+        let flow: Value = serde_json::from_str(&daemon.get("/api/v1/flow").unwrap()).unwrap();
+        let inferred: Vec<u64> = did.iter().map(|[_, inferred, _]| *inferred).collect();
+        let (least, most) = (inferred.iter().min().unwrap(), inferred.iter().max().unwrap());
+        // A frame a second, over the six seconds that 120 frames take; in which the engine can do 400.
+        assert!(most - least <= 6, "{inferred:?}");
+        let sum: u64 = inferred.iter().sum();
+        assert!(sum >= 384, "96 of a hundred that the engine can do, not {sum} of 400");
+        assert!(flow["pace"]["mean_batch_frames"].as_f64().unwrap() > 3.8, "full batches: {flow}");
+        late.push(p95(&daemon, names));
+    }
+    println!("p95 {late:.0?} ms");
+    // Whatever comes: a frame interval until its camera's turn, the run that is under way and its own.
+    assert!(late.iter().all(|p95| *p95 <= 50.0 + 2.0 * 60.0 + 30.0), "p95 {late:.0?} ms");
+}
+
+/// Cameras are let out and held back while they run: after two seconds their p95 is inside the target again, and stays there.
+#[test]
+fn a_step_of_the_load_is_over_within_two_seconds() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let names = ["a", "b", "c", "d", "e"];
+    let config = |max: u32| {
+        let cameras = names.map(|name| camera(name, 20, &format!("max_fps = {max}\n"))).concat();
+        format!("[batcher]\nslo_p95_ms = 250\n{cameras}")
+    };
+    // 0.3 and 1.5 of the 66.7 frames a second that there are.
+    let daemon = Daemon::scripted_with(&config(4), &[("SCRIPTED_MS", "60")]);
+    play(&daemon, &names, 40);
+    for max in [20, 4] {
+        daemon.rewrite(&config(max));
+        let (status, _, answer) = daemon.reload();
+        assert_eq!((status, answer["changed"].as_array().map(Vec::len)), (200, Some(5)), "{answer}");
+        let came = || count(&daemon.camera("a"), "in");
+        let begin = came();
+        let mut worst: f64 = 0.0;
+        until("five seconds have passed", || {
+            let frames = came() - begin;
+            let flow: Value = serde_json::from_str(&daemon.get("/api/v1/flow").unwrap()).unwrap();
+            // Of the last second: one that ends three seconds after the step began two after it.
+            if let Some(p95) = flow["pace"]["p95_ms"].as_f64().filter(|_| frames >= 60) {
+                worst = worst.max(p95);
+            }
+            (frames >= 100).then_some(())
+        });
+        println!("max_fps = {max}: worst p95 {worst:.0} ms");
+        assert!(worst > 0.0 && worst <= 250.0, "max_fps = {max}: p95 {worst:.0} ms");
+    }
 }
 
 #[test]
 fn bulk_takes_the_slack_and_its_share() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let config = ["a", "b", "c", "d", "e"].map(|name| camera(name, 20, "")).concat()
-        + &["x", "y"].map(|name| camera(name, 20, "priority = \"bulk\"\n")).concat();
+    let realtime = ["a", "b", "c", "d", "e"];
+    let alone = realtime.map(|name| camera(name, 20, "")).concat();
+    let bulk = ["x", "y"].map(|name| camera(name, 20, "priority = \"bulk\"\n")).concat();
     // Realtime alone is a half more than the engine can do.
-    let daemon = Daemon::scripted_with(&config, &[("SCRIPTED_MS", "60")]);
+    let daemon = Daemon::scripted_with(&alone, &[("SCRIPTED_MS", "60")]);
+    play(&daemon, &realtime, 120);
+    let before = p95(&daemon, &realtime);
+    drop(daemon);
+    let daemon = Daemon::scripted_with(&(alone + &bulk), &[("SCRIPTED_MS", "60")]);
     let names = ["a", "b", "c", "d", "e", "x", "y"];
     let did = play(&daemon, &names, 120);
     println!("in, inferred, lost: {did:?}");
     let sum = |cameras: &[[u64; 3]]| cameras.iter().map(|[_, inferred, _]| *inferred).sum::<u64>() as f64;
     let (realtime, bulk) = (sum(&did[..5]), sum(&did[5..]));
     let share = bulk / (realtime + bulk);
-    assert!((0.02..0.12).contains(&share), "bulk has {share:.3} of the engine, a twentieth is its share");
+    assert!((0.035..0.06).contains(&share), "bulk has {share:.3} of the engine, a twentieth is its share");
+    let moved = p95(&daemon, &names[..5]) - before;
+    println!("realtime's p95 of {before:.0} ms moved by {moved:.0}");
+    assert!(moved <= 60.0, "realtime's p95 moved by {moved:.0} ms, a run being 60");
 }
 
 /// Frames that are in the daemon now, frames that were inferred, and the seconds that these spent between their rings and their events: all as

@@ -424,7 +424,7 @@ fn two_hundred_clients_are_answered_or_told_when_to_come_back() {
         } else {
             assert_eq!(said.status, 503, "{}", said.text);
             let ceiling = &said.json()["error"]["ceiling"];
-            assert_eq!(said.code() == "timeout", ceiling.is_null(), "{}", said.text);
+            assert!(["engine", "decode"].contains(&ceiling.as_str().unwrap_or_default()), "{}", said.text);
             assert!(
                 said.retry_after.is_some_and(|s| (1..=60).contains(&s)),
                 "{:?}: {}",

@@ -15,7 +15,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use daemon::{Daemon, Sim, ready};
+use daemon::{Daemon, Sim};
 use serde_json::Value;
 use weir::config::{Camera, DropPolicy, Priority, Source};
 use weir::device::software::source;
@@ -23,10 +23,19 @@ use weir::device::{Gate, Happening, Sink};
 use weir::flow::thin::{Coded, Kind, Valve};
 
 /// A clip of moving picture; `args` choose the encoder.
-fn encode(dir: &Path, name: &str, args: &[&str]) -> PathBuf {
+fn encode(dir: &Path, name: &str, size: &str, args: &[&str]) -> PathBuf {
     let clip = dir.join(name);
     let made = Command::new("ffmpeg")
-        .args(["-v", "error", "-f", "lavfi", "-i", "testsrc2=size=320x240:rate=15", "-frames:v", "150"])
+        .args([
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            &format!("testsrc2=size={size}:rate=15"),
+            "-frames:v",
+            "150",
+        ])
         .args(["-pix_fmt", "yuv420p"])
         .args(args)
         .arg(&clip)
@@ -119,7 +128,7 @@ const STREAMS: [(&str, &[&str], bool); 8] = [
 fn what_is_decoded_is_the_same_whatever_is_left_out() {
     let dir = tempfile::tempdir().unwrap();
     for (name, args, disposable) in STREAMS {
-        let clip = encode(dir.path(), name, args);
+        let clip = encode(dir.path(), name, "320x240", args);
         let (full, units) = decode(&clip, |_, _| true);
         assert_eq!((full.len(), units.len()), (150, 150), "{name}");
         let count = |kind| units.iter().filter(|unit| unit.kind == kind).count();
@@ -202,27 +211,27 @@ fn read(daemon: &Daemon, cameras: usize) -> ([u64; 3], Vec<String>) {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "other processes have no clock of ours")]
 fn a_saturated_daemon_decodes_what_it_uses() {
-    if !ready("a_saturated_daemon_decodes_what_it_uses") {
-        return;
-    }
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
     for (name, args, thinned) in [
-        ("b-frames.mp4", &["-c:v", "libx264", "-bf", "2", "-g", "60", "-x264-params", "b-adapt=0"][..], true),
+        (
+            "b-frames.mp4",
+            &["-c:v", "libx264", "-bf", "2", "-g", "60", "-x264-params", "b-adapt=0:b-pyramid=none"][..],
+            true,
+        ),
         ("plain.mp4", &["-c:v", "libx264", "-bf", "0", "-g", "60"], false),
     ] {
-        let clip = encode(dir.path(), name, args);
+        let clip = encode(dir.path(), name, "640x480", args);
         let sims: Vec<Sim> =
-            (0..16).map(|_| Sim::start(&["--file", clip.to_str().unwrap(), "--fps", "30"])).collect();
+            (0..4).map(|_| Sim::start(&["--file", clip.to_str().unwrap(), "--fps", "30"])).collect();
         let sources: String = sims
             .iter()
             .enumerate()
             .map(|(n, sim)| format!("[cameras.c{n}]\nsource = {:?}\n", sim.url))
             .collect();
-        // One frame at a time on one thread: sixteen cameras of 30 fps are far more than any core can do. The more seldom a camera's turn comes, the
-        // more is left out.
-        let daemon =
-            Daemon::start(&format!("[infer]\nthreads = 1\n[batcher]\nmax_batch_frames = 1\n{sources}"));
+        // One frame in 60 ms: a camera's turn comes with every seventh or eighth of its frames.
+        let config = format!("[batcher]\nmax_batch_frames = 1\n{sources}");
+        let daemon = Daemon::scripted_with(&config, &[("SCRIPTED_MS", "60")]);
         (0..sims.len()).for_each(|n| drop(daemon.wait_state(&format!("c{n}"), "online")));
         if thinned {
             // A loaded machine takes its time to see that it is behind.
@@ -239,8 +248,8 @@ fn a_saturated_daemon_decodes_what_it_uses() {
         println!("{name}: {came} in, {inferred} inferred, {skipped} not decoded, {levels:?}");
         assert!(inferred > 0 && came > 3 * inferred, "{name}: the engine is not the limit");
         if thinned {
-            // Two thirds of the pictures are B-frames; on a fast machine turns come often, and fewer are left out.
-            assert!(skipped * 6 > came, "{name}: {skipped} of {came}");
+            // Two thirds of the pictures are B-frames that no other needs, of which those shortly before a turn are decoded: two of seven.
+            assert!(skipped * 5 > 2 * came, "{name}: {skipped} of {came}");
             assert!(levels.iter().all(|level| level == "references"), "{levels:?}");
         } else {
             assert_eq!(skipped, 0, "{name}: every picture is a reference");
@@ -252,38 +261,37 @@ fn a_saturated_daemon_decodes_what_it_uses() {
     }
 }
 
-/// Cameras with a key frame every second and all else references, on an engine that gives each less than one frame a second.
+/// Cameras with a key frame every half second and all else references or near to it, on an engine that gives each a little more than one frame for
+/// each of these.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "other processes have no clock of ours")]
 fn a_camera_far_behind_stays_online_on_its_key_frames() {
-    if !ready("a_camera_far_behind_stays_online_on_its_key_frames") {
-        return;
-    }
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
     // With B-frames and a decoder that puts pictures in order: a key frame must not be held back until the next one.
-    let clip = encode(
-        dir.path(),
-        "far.mp4",
-        &["-c:v", "libx264", "-bf", "1", "-g", "15", "-x264-params", "scenecut=0"],
-    );
-    let sim = Sim::start(&["--file", clip.to_str().unwrap(), "--fps", "60"]);
-    let sources: String = (0..16).map(|n| format!("[cameras.c{n}]\nsource = {:?}\n", sim.url)).collect();
-    let daemon = Daemon::start(&format!("[infer]\nthreads = 1\n[batcher]\nmax_batch_frames = 1\n{sources}"));
-    (0..16).for_each(|n| drop(daemon.wait_state(&format!("c{n}"), "online")));
+    let args = &["-c:v", "libx264", "-bf", "1", "-g", "15", "-x264-params", "scenecut=0"];
+    let clip = encode(dir.path(), "far.mp4", "640x480", args);
+    // Key frames may all come at once: the last of them waits for seven runs, and must not be stale then.
+    let sims: Vec<Sim> =
+        (0..8).map(|_| Sim::start(&["--file", clip.to_str().unwrap(), "--fps", "30"])).collect();
+    let sources: String =
+        sims.iter().enumerate().map(|(n, sim)| format!("[cameras.c{n}]\nsource = {:?}\n", sim.url)).collect();
+    let config = format!("[batcher]\nmax_batch_frames = 1\nring_buffer_ms = 1000\n{sources}");
+    let daemon = Daemon::scripted_with(&config, &[("SCRIPTED_MS", "60")]);
+    (0..sims.len()).for_each(|n| drop(daemon.wait_state(&format!("c{n}"), "online")));
     let behind = wait::until("cameras are decoded by key frames", || {
-        let (_, levels) = read(&daemon, 16);
-        (levels.iter().filter(|level| *level == "key_frames").count() >= 8).then_some(levels)
+        let (_, levels) = read(&daemon, sims.len());
+        (levels.iter().filter(|level| *level == "key_frames").count() >= 4).then_some(levels)
     });
     println!("{behind:?}");
-    let (before, _) = read(&daemon, 16);
+    let (before, _) = read(&daemon, sims.len());
     // Longer than `stall_ms`: what is left out is no silence.
     std::thread::sleep(Duration::from_secs(5));
-    let (after, levels) = read(&daemon, 16);
+    let (after, levels) = read(&daemon, sims.len());
     let [came, inferred, skipped] = [0, 1, 2].map(|i| after[i] - before[i]);
     println!("{came} in, {inferred} inferred, {skipped} not decoded, {levels:?}");
     assert!(skipped * 2 > came, "{skipped} of {came}");
-    for n in 0..16 {
+    for n in 0..sims.len() {
         assert_eq!(daemon.camera(&format!("c{n}"))["attempts"], 1, "no reconnect");
     }
 }

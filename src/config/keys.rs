@@ -273,7 +273,7 @@ static HTTP: Table = Table {
             "token_env",
             Text,
             Optional("\"WEIR_TOKEN\""),
-            "The environment variable that holds a token. With one, /api/v1/infer needs `Authorization: Bearer TOKEN`.
+            "The environment variable that holds a token. With one, POST /api/v1/infer and /api/v1/reload need `Authorization: Bearer TOKEN`.
 Without one it answers on loopback addresses only.",
         ),
         key(

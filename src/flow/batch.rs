@@ -27,13 +27,13 @@
 //! in CoDel (RFC 8289): only the second one is overload, and only overload loses frames. Apart from that
 //! a full ring loses its oldest frame (`overrun`), or is thinned in the same way under `skip-frame`.
 //!
-//! What will not be used need not be decoded: [`Batcher::wants`] is asked about each encoded picture, and [`super::thin`]
-//! answers by the camera's turns.
+//! What will not be used need not be decoded: [`Batcher::wants`] is asked about each encoded picture ([`decode`]).
 //!
 //! A frame costs O(log cameras). Not in here: how large a batch may be (the caller's `slots`) and how long a wait,
 //! which [`super::pace`] steers.
 
 mod backlog;
+mod decode;
 #[cfg(test)]
 mod sim;
 mod spare;
@@ -52,7 +52,7 @@ use super::agenda::Agenda;
 use super::cap::Cap;
 use super::interval::Interval;
 use super::ring::{Dropped, Ring};
-use super::thin::{Kind, Level, Room, Thin};
+use super::thin::{Level, Thin};
 use crate::clock::Tick;
 use crate::config::{DropPolicy, Priority};
 use crate::frame::{CameraId, Fate, FrameKey};
@@ -295,44 +295,6 @@ impl<T> Batcher<T> {
         self.wait = wait;
     }
 
-    /// An encoded picture of a camera has come and would be decoded now. False: it would not be used. A caller that never asks
-    /// has everything decoded. Panics when the camera was never added.
-    pub fn wants(&mut self, now: Tick, id: CameraId, kind: Kind) -> bool {
-        let now = self.advance(now);
-        let idle = self.waiting == 0 && self.free_since.is_some();
-        let room = Room { idle, fps: self.spare.fps, cameras: self.by_keys };
-        let camera = camera(&mut self.cameras, id);
-        let before = camera.thin.level() == Level::KeyFrames;
-        let useful = !camera.settings.thin || camera.thin.comes(now, kind, room);
-        match (before, camera.thin.level() == Level::KeyFrames) {
-            (false, true) => self.by_keys += 1,
-            (true, false) => self.by_keys -= 1,
-            _ => {}
-        }
-        let capped = camera.cap.as_ref().is_some_and(|cap| cap.is_closed(now));
-        if useful && !(kind.is_free() && capped) {
-            return true;
-        }
-        // The camera's rhythm is what it sends, not what is decoded of it.
-        camera.interval.note(now);
-        if let Some(cap) = &mut camera.cap {
-            cap.passed(now);
-        }
-        camera.due = camera.thin.due().max(camera.due);
-        if !capped {
-            let realtime = u64::from(camera.settings.is_realtime());
-            self.tally.came += 1;
-            self.tally.realtime += realtime;
-            self.tally.realtime_lost += realtime;
-        }
-        false
-    }
-
-    /// What is decoded of a camera.
-    pub fn level(&self, id: CameraId) -> Level {
-        self.cameras.get(id.index()).and_then(Option::as_ref).map_or(Level::All, |c| c.thin.level())
-    }
-
     /// Takes in a frame that was decoded at `now`; its age counts from here. Frames of a camera come in the
     /// order of their `seq`. Panics when the camera was never added.
     ///
@@ -420,6 +382,21 @@ impl<T> Batcher<T> {
         camera.due = None;
         self.by_keys -= usize::from(camera.thin.level() == Level::KeyFrames);
         camera.thin.reset();
+    }
+
+    /// Gives up a camera's oldest frames (`stale`) for as long as nobody wants them any more.
+    ///
+    /// Follow it with [`Batcher::take_dropped`].
+    pub fn forget(&mut self, id: CameraId, mut is_wanted: impl FnMut(FrameKey) -> bool) {
+        let Some(camera) = self.cameras.get_mut(id.index()).and_then(Option::as_mut) else { return };
+        let before = camera.ring.len();
+        while camera.ring.oldest_key().is_some_and(|key| !is_wanted(key)) {
+            self.dropped.extend(camera.ring.pop().map(|(key, item)| (key, item, Fate::Stale)));
+        }
+        let gone = before - camera.ring.len();
+        self.waiting -= gone;
+        self.realtime_waiting -= if camera.settings.is_realtime() { gone } else { 0 };
+        self.await_next(id);
     }
 
     /// How many frames of one camera wait.

@@ -221,6 +221,7 @@ mod tests {
             // Two may seem to pay until they have run: they are cheaper by 4 %, and follow a little late.
             assert!(curve.largest_useful() <= 2, "{:?}", curve.rungs());
         }
+        assert_eq!(curve.largest_useful(), 1, "{:?}", curve.rungs());
     }
 
     #[test]

@@ -60,6 +60,11 @@ impl<T> Ring<T> {
         self.slots.first().map(|slot| slot.at)
     }
 
+    /// Which frame is the oldest that waits.
+    pub fn oldest_key(&mut self) -> Option<FrameKey> {
+        self.slots.first().map(|slot| slot.key)
+    }
+
     /// The last moment at which the oldest waiting frame is not stale.
     pub fn fresh_until(&mut self) -> Option<Tick> {
         self.oldest().map(|at| at + self.age)

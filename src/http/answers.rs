@@ -323,6 +323,9 @@ pub struct Reloaded {
     /// Cameras for which there is no room.
     #[schemars(with = "Vec<String>")]
     pub refused: Vec<Arc<str>>,
+    /// Cameras that could not be started, and why.
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub failed: BTreeMap<Arc<str>, String>,
     /// Sections that differ and wait for a restart.
     pub restart: Vec<&'static str>,
 }
@@ -441,7 +444,7 @@ pub struct Problem {
     pub code: String,
     /// A sentence for people, with the remedy.
     pub message: String,
-    /// For `no_capacity`, and for a picture that is refused as `busy` or `late`: what binds.
+    /// For `no_capacity`, and for a picture with `busy`, `late` or `timeout`: what binds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ceiling: Option<Ceiling>,
     /// For `no_capacity` of `/api/v1/admission`: what the answer rests on.

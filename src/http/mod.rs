@@ -172,7 +172,7 @@ pub async fn serve(listener: TcpListener, api: Api, stop: Stop) -> Result<(), Fa
             every.tick().await;
             let now = shared.api.clock.now();
             shared.rates.note(now, &shared.api.board);
-            shared.api.board.admission.look(now, &shared.api.board, |id| shared.rates.fps_in(id));
+            shared.api.board.admission.look(now, &shared.api.board, |id| shared.rates.sends(id));
             metrics.upkeep();
         }
     };

@@ -2,9 +2,9 @@
 //! otherwise start anew, unless only their `weight` or `max_fps` differs, with which they go on; those that are no longer there go. What
 //! else differs waits for a restart, and is named.
 //!
-//! 200 with `{"added": ["gate"], "changed": [], "removed": [], "capped": {"gate": 12.5}, "refused": [], "restart": ["[batcher]"]}`.
+//! 200 with `{"added": ["gate"], "changed": [], "removed": [], "capped": {"gate": 12.5}, "refused": [], "failed": {}, "restart": ["[batcher]"]}`.
 //! 503 with `Retry-After` and the same under `applied`, when there was no room for a camera: `{"error": {"code": "no_capacity", "ceiling":
-//! "engine", …}}`. 422 `bad_configuration` when it cannot be used: nothing was changed then. A token is needed as for pictures.
+//! "engine", …}}`; the same with `not_started` when one could not be started for another reason. 422 `bad_configuration` when it cannot be used: nothing was changed then. A token is needed as for pictures.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,8 @@ use crate::roster::{Applied, Order};
 
 /// A camera that goes may take its time.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// When a camera that could not be started may be, if somebody has done something about it.
+const LATER: Duration = Duration::from_secs(60);
 
 pub(super) async fn post(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     if let Err(refusal) = shared.api.infer.access.check(&headers) {
@@ -45,19 +47,25 @@ pub(super) async fn post(State(shared): State<Arc<Shared>>, headers: HeaderMap) 
 
 fn told(applied: Applied) -> Response {
     let last = applied.refused.iter().max_by_key(|refused| refused.retry_after);
-    let Some((ceiling, retry_after)) = last.map(|refused| (refused.ceiling, refused.retry_after)) else {
-        return Json(Reloaded::from(applied)).into_response();
-    };
+    let last = last.map(|refused| (refused.ceiling, refused.retry_after));
+    let failed = applied.failed.first().map(|(name, fault)| format!("{name} could not be started: {fault}"));
     let applied = Reloaded::from(applied);
-    let error = Problem {
-        code: "no_capacity".to_owned(),
-        message: format!(
-            "there is no room for {}: the ceiling is {}",
-            applied.refused.join(", "),
-            ceiling.name()
-        ),
-        ceiling: Some(ceiling),
-        now: None,
+    let (error, retry_after) = match (last, failed) {
+        (None, None) => return Json(applied).into_response(),
+        (Some((ceiling, retry_after)), _) => {
+            let names = applied.refused.join(", ");
+            let message = format!("there is no room for {names}: the ceiling is {}", ceiling.name());
+            let error = Problem {
+                code: "no_capacity".to_owned(),
+                message,
+                ceiling: Some(ceiling),
+                ..Problem::default()
+            };
+            (error, retry_after)
+        }
+        (None, Some(message)) => {
+            (Problem { code: "not_started".to_owned(), message, ..Problem::default() }, LATER)
+        }
     };
     let later = [(header::RETRY_AFTER, retry_after.as_secs().max(1).to_string())];
     let body = Json(Refused { error, applied: Some(applied), results: None });
@@ -66,13 +74,14 @@ fn told(applied: Applied) -> Response {
 
 impl From<Applied> for Reloaded {
     fn from(applied: Applied) -> Self {
-        let Applied { added, changed, removed, capped, refused, restart } = applied;
+        let Applied { added, changed, removed, capped, refused, failed, restart } = applied;
         Reloaded {
             added,
             changed,
             removed,
             capped: capped.into_iter().collect(),
             refused: refused.into_iter().map(|refused| refused.name).collect(),
+            failed: failed.into_iter().map(|(name, fault)| (name, fault.to_string())).collect(),
             restart,
         }
     }

@@ -23,6 +23,7 @@ pub struct BoardGauges {
 struct CameraHandles {
     frames_in: Counter,
     fates: [Counter; Fate::ALL.len()],
+    still: Counter,
     queue: Gauge,
     online: Gauge,
     attempts: Counter,
@@ -175,6 +176,7 @@ impl CameraHandles {
             frames_in: counter!("weir_frames_in_total", "camera" => camera()),
             fates: Fate::ALL
                 .map(|fate| counter!("weir_frames_total", "camera" => camera(), "fate" => fate.name())),
+            still: counter!("weir_still_frames_total", "camera" => camera()),
             queue: gauge!("weir_queue_frames", "camera" => camera()),
             online: gauge!("weir_camera_online", "camera" => camera()),
             attempts: counter!("weir_camera_attempts_total", "camera" => camera()),
@@ -188,6 +190,7 @@ impl CameraHandles {
         for (counter, fate) in self.fates.iter().zip(Fate::ALL) {
             counter.absolute(counts.of(fate));
         }
+        self.still.absolute(card.still.load(Relaxed));
         self.queue.set(counts.in_flight() as f64);
         self.online.set(f64::from(matches!(card.link(), Link::Online { .. })));
         self.attempts.absolute(card.attempts.load(Relaxed));

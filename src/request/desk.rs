@@ -195,7 +195,7 @@ impl Desk {
             let limit = self.places.limit();
             let message = format!("{limit} requests are pending ([http] max_pending_requests): try again");
             let refusal = Refusal::busy("busy", Outcome::Busy, self.retry_after(now), message);
-            return Err(refusal.by(Ceiling::Engine));
+            return Err(refusal.by(self.ceiling()));
         };
         let of_tenant = match tenant {
             Some(tenant) => Some(tenant.pending.take(1).ok_or_else(|| {
@@ -220,7 +220,7 @@ impl Desk {
                 ask.timeout.as_millis()
             );
             let refusal = Refusal::busy("late", Outcome::Late, whole_seconds(expected), message);
-            return Err(refusal.by(Ceiling::Engine));
+            return Err(refusal.by(self.ceiling()));
         }
         // Last of all, so that a request that is refused for another reason costs its tenant nothing.
         if let Some(Err(wait)) = tenant.map(|tenant| tenant.one_more(now)) {
@@ -319,7 +319,14 @@ impl Desk {
 
     fn timed_out(&self, ask: &Ask) -> Refusal {
         let message = format!("no answer within timeout_ms = {}", ask.timeout.as_millis());
-        Refusal::busy("timeout", Outcome::Timeout, self.retry_after(self.clock.now()), message)
+        let seconds = self.retry_after(self.clock.now());
+        Refusal::busy("timeout", Outcome::Timeout, seconds, message).by(self.ceiling())
+    }
+
+    /// What most of the pending requests wait for: the engine, or to be decoded.
+    fn ceiling(&self) -> Ceiling {
+        let entered = self.board.requests.entered();
+        if self.pending() > 2 * entered { Ceiling::Decode } else { Ceiling::Engine }
     }
 }
 

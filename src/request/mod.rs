@@ -126,6 +126,13 @@ pub struct Waiting {
     pub waited: Duration,
 }
 
+impl Waiting {
+    /// Is an answer at that time of any use?
+    fn is_wanted(&self, at: Tick) -> bool {
+        at <= self.deadline && !self.reply.is_closed()
+    }
+}
+
 /// Counts requests, and knows who waits for which picture.
 #[derive(Debug)]
 pub struct Requests {
@@ -157,6 +164,21 @@ impl Requests {
     /// Is this the number of a class of requests?
     pub fn is_request(&self, id: CameraId) -> bool {
         (self.first..self.first + CLASSES.len()).contains(&id.index())
+    }
+
+    /// The camera numbers of the classes.
+    pub fn cameras(&self) -> [CameraId; CLASSES.len()] {
+        CLASSES.map(|class| CameraId((self.first + class as usize) as u32))
+    }
+
+    /// Does somebody still wait for this picture at `now`?
+    pub fn is_wanted(&self, key: FrameKey, now: Tick) -> bool {
+        self.lock().get(&key).is_some_and(|waiting| waiting.is_wanted(now))
+    }
+
+    /// Pictures that are in the rings or in the engine.
+    pub fn entered(&self) -> usize {
+        self.lock().len()
     }
 
     /// The ledger of the class with this camera number. Panics for a camera.
@@ -202,7 +224,7 @@ impl Requests {
         let mut table = self.lock();
         let Some(waiting) = table.get_mut(&key) else { return false };
         waiting.waited = now.since(waiting.entered);
-        done <= waiting.deadline && !waiting.reply.is_closed()
+        waiting.is_wanted(done)
     }
 
     /// A picture has been through the engine: its fate, and the answer.

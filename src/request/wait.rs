@@ -1,7 +1,7 @@
 //! How long a request will take: its own run, and what is ahead of it over the rate at which that gets less.
 //!
-//! `fixed + places · each`. *Fixed* is what a lone request takes: the run that it finds under way, its own, and the wait
-//! for company. *Each* is measured where requests queue: the time beyond *fixed* that those of the last seconds took, for each place
+//! `fixed + places · each`. *Fixed* is what a lone request takes: its own run, and as far as the engine is busy the rest of the one that it finds
+//! under way, and the wait for company. *Each* is measured where requests queue: the time beyond *fixed* that those of the last seconds took, for each place
 //! they had to go forward. It holds whatever keeps requests from the engine (cameras before them, weights, a slow
 //! decoder). Requests that timed out count too, or else the slower it gets the fewer would be seen. It is never below the
 //! time of a frame at the engine's best, from S(b).
@@ -31,7 +31,8 @@ impl Wait {
         if self.seen.len() == MOST {
             self.seen.pop_front();
         }
-        let beyond = took.saturating_sub(fixed(pace)).as_secs_f64();
+        // On the careful side: what a request may take by chance is no queue.
+        let beyond = took.saturating_sub(most(pace)).as_secs_f64();
         self.seen.push_back((now, beyond, ahead as f64 + 1.0));
     }
 
@@ -48,7 +49,18 @@ impl Wait {
     }
 }
 
+/// By batches as they are now, not as they may be: an engine that is idle runs a lone picture by itself and at once, however large its
+/// batches are under load.
 fn fixed(pace: Option<&(Pace, Curve)>) -> Duration {
+    let of = |(pace, curve): &(Pace, Curve)| {
+        let run = curve.service((pace.fill.ceil() as usize).clamp(1, pace.slots));
+        run + (run + pace.wait).mul_f64(pace.rho.clamp(0.0, 1.0))
+    };
+    pace.map_or(Duration::ZERO, of)
+}
+
+/// The same, at the most.
+fn most(pace: Option<&(Pace, Curve)>) -> Duration {
     pace.map_or(Duration::ZERO, |(pace, curve)| 2 * curve.service(pace.slots) + pace.wait)
 }
 
@@ -62,11 +74,23 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// 20 ms a frame, 10 ms of waiting.
+    /// 20 ms a frame, 10 ms of waiting, always busy.
     fn cpu() -> (Pace, Curve) {
         let objective = Objective { target: ms(100), max_wait: ms(10), max_batch: 1 };
         let pacer = Pacer::new(objective, Curve::new(&[Rung { frames: 1, service: ms(20) }]));
-        (pacer.pace(), *pacer.curve())
+        (Pace { rho: 1.5, ..pacer.pace() }, *pacer.curve())
+    }
+
+    #[test]
+    fn an_idle_engine_of_large_batches_is_asked_for_one_picture() {
+        let rungs = [(1, 5), (32, 36)].map(|(frames, service)| Rung { frames, service: ms(service) });
+        let objective = Objective { target: ms(200), max_wait: ms(30), max_batch: 32 };
+        let pacer = Pacer::new(objective, Curve::new(&rungs));
+        let (idle, curve) = (pacer.pace(), *pacer.curve());
+        assert_eq!(idle.slots, 32);
+        let expect = |pace: Pace| Wait::default().expect(Tick::ZERO, 0, Some(&(pace, curve)));
+        assert_eq!(expect(idle), ms(5));
+        assert_eq!(expect(Pace { rho: 2.0, fill: 31.5, ..idle }), ms(2 * 36 + 30));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::Roster;
 use crate::config::Config;
 use crate::device::Device;
+use crate::fault::Fault;
 use crate::flow::capacity::Ceiling;
 
 /// Somebody wants the configuration read again.
@@ -17,7 +18,7 @@ pub struct Order {
 }
 
 /// What became of a configuration that was read again.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Applied {
     /// Cameras that were started.
     pub added: Vec<Arc<str>>,
@@ -29,6 +30,8 @@ pub struct Applied {
     pub capped: Vec<(Arc<str>, f64)>,
     /// Cameras for which there is no room.
     pub refused: Vec<Refused>,
+    /// Cameras that could not be started, and why.
+    pub failed: Vec<(Arc<str>, Fault)>,
     /// Sections that differ and wait for a restart.
     pub restart: Vec<&'static str>,
 }
@@ -68,12 +71,13 @@ pub fn reload<D: Device>(
 }
 
 fn tell(applied: &Applied) {
-    let Applied { added, changed, removed, capped, refused, restart } = applied;
+    let Applied { added, changed, removed, capped, refused, failed, restart } = applied;
     tracing::info!(
         added = added.len(),
         changed = changed.len(),
         removed = removed.len(),
         refused = refused.len(),
+        failed = failed.len(),
         "The configuration was read again."
     );
     for (name, fps) in capped {
@@ -88,6 +92,9 @@ fn tell(applied: &Applied) {
             ceiling = ceiling.name(),
             "There is no room for the camera, so it was not started; /api/v1/flow shows what there is."
         );
+    }
+    for (name, fault) in failed {
+        tracing::error!(camera = &**name, "The camera cannot be started: {fault}");
     }
     if !restart.is_empty() {
         tracing::warn!(

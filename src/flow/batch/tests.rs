@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::sim::{History, Script, World, ms};
 use super::*;
+use crate::flow::thin::Kind;
 
 fn policy() -> impl Strategy<Value = DropPolicy> {
     prop_oneof![Just(DropPolicy::Oldest), Just(DropPolicy::SkipFrame)]
@@ -496,4 +497,55 @@ fn a_camera_gets_its_new_terms_while_it_runs() {
     batcher.retune(capped, 1, Some(2.0));
     assert_eq!(second(&mut batcher, 4_000).1, 18);
     batcher.retune(CameraId(7), 1, None);
+}
+
+/// The turns that a camera does not ask for, since its picture stands still, are none that it did not get.
+#[test]
+fn a_picture_that_stands_still_is_no_engine_that_is_busy() {
+    let mut batcher = Batcher::new(Settings { max_wait: ms(0), ..Settings::default() });
+    let (still, other) = (CameraId(0), CameraId(1));
+    batcher.add_camera(still, CameraSettings::default());
+    batcher.add_camera(other, CameraSettings::default());
+    let (mut batch, mut refused) = (Vec::new(), Vec::new());
+    // 25 frames a second, a key frame each half second, every other picture needed by none; the gate lets two a second pass. The other
+    // camera keeps the engine busy.
+    for n in 0..500u64 {
+        let now = Tick::from_millis(1_000 + n * 40);
+        let kind = match n {
+            n if n.is_multiple_of(12) => Kind::Key,
+            n if n.is_multiple_of(2) => Kind::Reference,
+            _ => Kind::Disposable,
+        };
+        batcher.push(now, FrameKey { camera: other, seq: n }, ());
+        if !batcher.wants(now, still, kind) {
+            refused.push(n);
+        } else if n.is_multiple_of(12) {
+            batcher.push(now, FrameKey { camera: still, seq: n }, ());
+        } else {
+            batcher.left_out(now, still);
+        }
+        batcher.poll(now, 8, &mut batch);
+        batcher.poll(now + ms(1), 0, &mut batch);
+        assert_eq!(batcher.level(still), Level::All, "picture {n}");
+    }
+    assert_eq!(refused, [0; 0], "each is decoded, so that motion is seen with the picture that shows it");
+    assert_eq!(batcher.take_tally().realtime_lost, 0, "nothing is lost for want of engine time");
+}
+
+#[test]
+fn what_nobody_wants_any_more_goes_before_its_turn() {
+    let mut batcher = Batcher::new(Settings { max_wait: ms(0), ..Settings::default() });
+    let id = CameraId(0);
+    batcher.add_camera(id, CameraSettings { priority: Priority::Bulk, ..CameraSettings::default() });
+    let key = |seq| FrameKey { camera: id, seq };
+    (0..5).for_each(|seq| batcher.push(Tick::from_millis(seq), key(seq), ()));
+    batcher.forget(id, |key| key.seq > 2);
+    let (mut dropped, mut batch) = (Vec::new(), Vec::new());
+    batcher.take_dropped(&mut dropped);
+    assert_eq!(dropped, [0, 1, 2].map(|seq| (key(seq), (), Fate::Stale)));
+    assert_eq!((batcher.waiting(id), batcher.poll(Tick::from_millis(9), 1, &mut batch)), (2, Step::Send));
+    assert_eq!(batch, [(key(3), ())]);
+    batcher.forget(id, |_| false);
+    assert_eq!(batcher.poll(Tick::from_millis(9), 1, &mut batch), Step::Idle);
+    batcher.forget(CameraId(7), |_| false);
 }

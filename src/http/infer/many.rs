@@ -32,7 +32,7 @@ struct Part {
     index: usize,
     name: String,
     ticket: Ticket,
-    picture: Result<(Place, Vec<u8>, Tick), Refusal>,
+    picture: Result<(Place, Vec<u8>), Refusal>,
 }
 
 /// What became of it.
@@ -72,9 +72,11 @@ pub(super) async fn answer(shared: &Arc<Shared>, wish: Wish, parts: Parts, body:
         unread.into_iter().chain(pictures.into_iter().map(|p| p.ticket)).for_each(|t| t.end(refusal.outcome));
         return refused(&refusal);
     }
+    // Of each: the first ones' time does not run while the last ones are still on their way.
+    let received = shared.api.clock.now();
     let mut tasks = JoinSet::new();
     for picture in pictures {
-        tasks.spawn(infer(Arc::clone(shared), wish.clone(), picture));
+        tasks.spawn(infer(Arc::clone(shared), wish.clone(), picture, received));
     }
     if streamed { stream(shared, wish, tasks) } else { together(shared, &wish, tasks).await }
 }
@@ -108,10 +110,7 @@ async fn read(
             None => (desk.ticket(wish.ask.class), desk.admit(&wish.ask)),
         };
         let picture = match place {
-            Ok(place) => take(desk.limits().image_bytes, place, field).await.map(|(place, bytes)| {
-                let received = shared.api.clock.now();
-                (place, bytes, received)
-            }),
+            Ok(place) => take(desk.limits().image_bytes, place, field).await,
             // The rest of the field is skipped when the next one is asked for.
             Err(refusal) => Err(refusal),
         };
@@ -128,10 +127,10 @@ async fn take(most: usize, mut place: Place, field: Field<'_>) -> Result<(Place,
     Ok((place, bytes))
 }
 
-async fn infer(shared: Arc<Shared>, wish: Wish, part: Part) -> Done {
+async fn infer(shared: Arc<Shared>, wish: Wish, part: Part, received: Tick) -> Done {
     let Part { index, name, ticket, picture } = part;
     let outcome = match picture {
-        Ok((place, bytes, received)) => shared.api.infer.desk.infer(place, bytes, received, &wish.ask).await,
+        Ok((place, bytes)) => shared.api.infer.desk.infer(place, bytes, received, &wish.ask).await,
         Err(refusal) => Err(refusal),
     };
     ticket.end(outcome.as_ref().map_or_else(|refusal| refusal.outcome, |_| Outcome::Answered));
