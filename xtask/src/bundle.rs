@@ -5,6 +5,7 @@
 //! lib/weir/*.so                     what it and the plugins link; never glibc or a driver: those are the machine's
 //! lib/weir/gstreamer-1.0, gio       plugins
 //! lib/weir/libonnxruntime.so        for the processor; for a GPU name another one in [infer] onnxruntime
+//! lib/weir/openvino                 with --openvino: its plugin, for Intel processors
 //! models, pipelines, weir.toml      as beside any configuration; weir.toml shows every key
 //! systemd, licences                 the unit, and the terms of what is in lib/
 //! ```
@@ -27,6 +28,8 @@ pub struct Options {
     pub build: Build,
     /// Weights that go along.
     pub models: Vec<String>,
+    /// OpenVINO's plugin goes along.
+    pub openvino: bool,
     /// Run it where there is nothing else.
     pub check: bool,
     /// And pack it.
@@ -104,6 +107,13 @@ pub fn run(cache: &Cache, options: &Options) -> anyhow::Result<PathBuf> {
     let linked = linked(&roots)?;
     copy_libraries(&linked, &libraries)?;
     fs::copy(wheel::onnxruntime_path(cache), libraries.join("libonnxruntime.so"))?;
+    if options.openvino {
+        wheel::openvino(cache)?;
+        let from = cache.path("openvino");
+        if from.is_dir() {
+            copy_folder(&from, &libraries.join("openvino"))?;
+        }
+    }
     licences(linked.values().chain(&roots), &root.join("licences"))?;
     for folder in ["models", "pipelines", "systemd"] {
         copy_folder(Path::new(folder), &root.join(folder))?;

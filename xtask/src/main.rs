@@ -39,6 +39,7 @@ cargo xtask COMMAND
        [--accept-licence]       for licences that bind those who use the weights
   bundle [--model NAME]...      a folder that runs without GStreamer on the machine, and a .tar.xz of it
        [--debug]                the debug build
+       [--openvino]             with OpenVINO's plugin (53 MB more; for execution = auto on Intel processors)
        [--check]                and run it in a root that has nothing else
        [--no-pack]              the folder only
 
@@ -109,12 +110,18 @@ fn run() -> anyhow::Result<ExitCode> {
             test::run(&options)
         }
         "bundle" => {
-            let mut options =
-                bundle::Options { build: proc::Build::Release, models: Vec::new(), check: false, pack: true };
+            let mut options = bundle::Options {
+                build: proc::Build::Release,
+                models: Vec::new(),
+                openvino: false,
+                check: false,
+                pack: true,
+            };
             while let Some(arg) = args.next()? {
                 match arg {
                     Long("model") => options.models.push(args.value()?.string()?),
                     Long("debug") => options.build = proc::Build::Debug,
+                    Long("openvino") => options.openvino = true,
                     Long("check") => options.check = true,
                     Long("no-pack") => options.pack = false,
                     other => return Err(other.unexpected().into()),

@@ -82,8 +82,13 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
             bench.step(script.path, |b| b.script(script));
         }
         bench.step("bundle", |b| {
-            let options =
-                bundle::Options { build: Build::Debug, models: Vec::new(), check: true, pack: false };
+            let options = bundle::Options {
+                build: Build::Debug,
+                models: Vec::new(),
+                openvino: false,
+                check: true,
+                pack: false,
+            };
             bundle::run(&b.cache, &options).map(drop)
         });
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use ort::environment::Environment;
+use ort::session::RunOptions;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
@@ -262,6 +263,9 @@ pub struct Session {
     outputs: Vec<TensorInfo>,
     /// For messages.
     name: String,
+    /// Inputs' dimensions that have run. The first run of some finds out what memory it needs, by trying; what that took goes back with it, the next
+    /// ones take what is needed in one piece. `None` for a provider with memory of its own.
+    known: Option<Vec<Vec<usize>>>,
 }
 
 impl Session {
@@ -324,7 +328,8 @@ impl Session {
         };
         let inputs = inner.inputs().iter().map(info).collect();
         let outputs = inner.outputs().iter().map(info).collect();
-        Ok(Session { inner, inputs, outputs, name: name.to_owned() })
+        let known = (provider == Provider::Cpu).then(Vec::new);
+        Ok(Session { inner, inputs, outputs, name: name.to_owned(), known })
     }
 
     /// The model's inputs.
@@ -350,7 +355,13 @@ impl Session {
             )
         };
         let tensor = TensorRef::from_array_view((dims, data)).map_err(|e| bad(&e))?;
-        let mut results = self.inner.run(ort::inputs![input => tensor]).map_err(|e| bad(&e))?;
+        let mut options = RunOptions::new().map_err(|e| bad(&e))?;
+        if let Some(known) = self.known.as_mut().filter(|known| !known.iter().any(|known| known == dims)) {
+            known.push(dims.to_vec());
+            options.set("memory.enable_memory_arena_shrinkage", "cpu:0").map_err(|e| bad(&e))?;
+        }
+        let ran = self.inner.run_with_options(ort::inputs![input => tensor], &options);
+        let mut results = ran.map_err(|e| bad(&e))?;
         let mut tensors = Vec::with_capacity(self.outputs.len());
         for output in &self.outputs {
             let value = results
