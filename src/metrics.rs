@@ -17,7 +17,7 @@
 //! | `weir_batch_frames`, `weir_batch_wait_seconds` | histogram | [`batch_frames`], [`batch_wait`] |
 //! | `weir_engine_busy_seconds_total` | counter | [`Lane::busy`] |
 //! | `weir_slo_p95_seconds`, `weir_p95_seconds` | gauge | the target, and the last second's p95 of realtime frames |
-//! | `weir_batch_wait_limit_seconds`, `weir_batch_limit_frames`, `weir_pace{reason}` | gauge | the pacer's decision |
+//! | `weir_batch_wait_limit_seconds`, `weir_batch_limit_frames`, `weir_bulk_batch_limit_frames`, `weir_pace{reason}` | gauge | the pacer's decision |
 //! | `weir_load_ratio`, `weir_service_seconds{frames}` | gauge | ρ, and S(b) |
 //! | `weir_admission_load_ratio`, `weir_admission_capacity_fps`, `weir_admission{verdict}`, `weir_admission_ceiling{ceiling}`, `weir_decode_cores` | gauge | [`crate::admission`] |
 //! | `weir_fair_fps{camera}` | gauge | what the engine gives a camera when all want what they want now |
@@ -34,7 +34,7 @@
 //! | `weir_build_info{version}` | gauge | always 1 |
 //!
 //! Where there are several engines, what is read of each has the label `gpu` too: `weir_engine_busy_seconds_total`, `weir_batch_frames`,
-//! `weir_batch_wait_seconds`, `weir_batch_wait_limit_seconds`, `weir_batch_limit_frames`, `weir_pace`, `weir_p95_seconds`, `weir_load_ratio`,
+//! `weir_batch_wait_seconds`, `weir_batch_wait_limit_seconds`, `weir_batch_limit_frames`, `weir_bulk_batch_limit_frames`, `weir_pace`, `weir_p95_seconds`, `weir_load_ratio`,
 //! `weir_service_seconds`. Where there is one engine none has it, so that what was built on these stays valid.
 //!
 //! [`Board`]: crate::board::Board
@@ -164,6 +164,11 @@ fn describe() {
     );
     g!("weir_batch_wait_limit_seconds", Unit::Seconds, "The longest that a frame may wait for company now.");
     g!("weir_batch_limit_frames", Unit::Count, "The largest batch now.");
+    g!(
+        "weir_bulk_batch_limit_frames",
+        Unit::Count,
+        "The largest batch of bulk frames while realtime ones come."
+    );
     g!("weir_pace", Unit::Count, "1 for the reason of the present limits, 0 for the others.");
     g!(
         "weir_load_ratio",

@@ -33,10 +33,16 @@ fn the_target_is_kept_at_every_load_and_costs_no_goodput() {
         ("gpu", 100.0, Arrivals::Poisson),
         ("gpu", 200.0, Arrivals::Bursty),
         ("cpu", 120.0, Arrivals::Steady),
+        ("h200", 40.0, Arrivals::Steady),
     ] {
         let curve = curve(name);
         let loads = [0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 1.0, 1.1, 1.5, 2.5, 3.0];
-        for (load, seed) in loads.into_iter().flat_map(|load| SEEDS.map(|seed| (load, seed))) {
+        // A hundred cameras take their time.
+        let large = |load: &f64| curve.capacity() < 2_000.0 || [0.5, 0.9, 1.5].contains(load);
+        let seeds = if curve.capacity() < 2_000.0 { &SEEDS[..] } else { &SEEDS[..1] };
+        let runs =
+            loads.into_iter().filter(large).flat_map(|load| seeds.iter().map(move |seed| (load, *seed)));
+        for (load, seed) in runs {
             let play = |steering| {
                 play(&World { seed, ..World::new(cameras(load, &curve, arrivals), &curve, steering) })
             };
@@ -58,26 +64,37 @@ fn the_target_is_kept_at_every_load_and_costs_no_goodput() {
 
 #[test]
 fn beyond_capacity_the_engine_is_full_losses_are_even_and_latency_is_flat() {
-    let curve = curve("gpu");
+    for (name, arrivals) in [("gpu", Arrivals::Steady), ("gpu", Arrivals::Poisson), ("cpu", Arrivals::Steady)]
+    {
+        full_even_and_flat(&curve(name), arrivals);
+    }
+}
+
+fn full_even_and_flat(curve: &Curve, arrivals: Arrivals) {
+    let regular = matches!(arrivals, Arrivals::Steady);
     let mut latencies = Vec::new();
     for load in [1.2, 1.5, 2.0, 3.0] {
         for policy in [DropPolicy::Oldest, DropPolicy::SkipFrame] {
             let cameras: Vec<Camera> =
-                cameras(load, &curve, Arrivals::Steady).into_iter().map(|c| c.policy(policy)).collect();
-            let outcome = play(&World::new(cameras.clone(), &curve, PACED));
-            assert!(
-                outcome.goodput() >= 0.98 * curve.capacity(),
-                "{load} {policy:?}: {:.0}",
-                outcome.goodput()
-            );
+                cameras(load, curve, arrivals).into_iter().map(|c| c.policy(policy)).collect();
+            let outcome = play(&World::new(cameras.clone(), curve, PACED));
+            let said = format!("{arrivals:?}, {load} {policy:?}");
+            let part = outcome.goodput() / curve.capacity();
+            assert!(part >= 0.98, "{said}: {part:.3} of the engine's rate");
             let rates = (0..cameras.len()).map(|camera| outcome.rate(camera));
             let (least, most) = rates.fold((f64::MAX, 0.0f64), |(l, m), r| (l.min(r), m.max(r)));
-            assert!(most - least <= 1.0, "{load} {policy:?}: {least:.1} to {most:.1} frames a second");
+            // Not far above capacity those that happen to send less than others are served less.
+            let even = if regular || load >= 2.0 { 1.0 } else { 4.0 };
+            assert!(most - least <= even, "{said}: {least:.1} to {most:.1} frames a second");
             latencies.push(outcome.p95());
         }
     }
     let (least, most) = latencies.iter().fold((f64::MAX, 0.0f64), |(l, m), r| (l.min(*r), m.max(*r)));
-    assert!(most - least <= 5.0, "p95 from {least:.1} to {most:.1} ms");
+    // To a third of a run, where that is long. What a random camera has at its turn is as old as its last gap: at three times the load nearly all of its
+    // latency is that.
+    let run = curve.service(1).as_secs_f64() * 1e3;
+    let flat = if regular { f64::max(5.0, run / 3.0) } else { 40.0 };
+    assert!(most - least <= flat, "{arrivals:?}: p95 from {least:.1} to {most:.1} ms");
 }
 
 #[test]
@@ -102,22 +119,25 @@ fn cameras_of_mixed_rates_keep_their_own() {
 #[test]
 fn eight_jittered_cameras_fill_their_batches_at_saturation() {
     let rungs = [(1, 30.0), (2, 36.0), (4, 48.0), (8, 72.0)];
-    // 120 fps come, 111 fit. On an engine that pads, the eighth frame costs nothing but the wait for it. One that does not is
-    // better off running seven at once than waiting for the eighth, so it is not asked for that.
+    // 120 fps come; 111 fit, or 80 of an engine that is slower by 1.4. On an engine that pads, the eighth frame costs nothing but the wait for it. One
+    // that does not is better off running seven at once than waiting for the eighth, so it is not asked for that.
     let curve = Curve::new(&rungs.map(|(frames, service)| Rung { frames, service: ms(service) })).padded();
-    // A Poisson process has long gaps that no wait of 30 ms bridges: at 15 frames/s the engine rests 4 % of the time and runs 7.49 to 7.67 of
-    // 8 slots by seed, as waiting for the eighth then costs more frames than it saves. At 20 the queue hardly ever runs dry.
-    for (fps, arrivals, least) in [
-        (15.0, Arrivals::Jittered(0.5), 7.9),
-        (15.0, Arrivals::Poisson, 7.4),
-        (20.0, Arrivals::Poisson, 7.85),
+    // A Poisson process has long gaps that no wait of 30 ms bridges: at 15 frames/s the faster engine rests 4 % of the time and runs 7.49 to
+    // 7.67 of 8 slots by seed, as waiting for the eighth then costs more frames than it saves: it is not saturated. The slower one is.
+    for (fps, slower, arrivals, least) in [
+        (15.0, 1.0, Arrivals::Jittered(0.5), 7.9),
+        (15.0, 1.0, Arrivals::Poisson, 7.4),
+        (15.0, 1.4, Arrivals::Jittered(0.5), 7.9),
+        (15.0, 1.4, Arrivals::Poisson, 7.9),
+        (20.0, 1.0, Arrivals::Poisson, 7.85),
     ] {
+        let curve = curve.scaled(slower);
         for seed in SEEDS {
             let cameras = vec![Camera::new(fps, arrivals); 8];
             let steering = Steering::Paced { target: ms(500.0) };
             let outcome = play(&World { seed, ..World::new(cameras, &curve, steering) });
             let fill = outcome.fill();
-            assert!(fill >= least, "{fps} fps, {arrivals:?}, seed {seed}: {fill:.2} of 8 slots");
+            assert!(fill >= least, "{fps} fps, {slower}, {arrivals:?}, seed {seed}: {fill:.2} of 8 slots");
         }
     }
 }
@@ -183,13 +203,21 @@ fn bulk_takes_the_slack_and_no_more() {
 /// L = λW (Little 1961): the mean number in the system, integrated over time, against rate times mean time in it.
 #[test]
 fn littles_law_holds() {
-    let curve = curve("gpu");
-    for load in [0.5, 0.9, 2.0] {
-        let outcome = play(&World::new(cameras(load, &curve, Arrivals::Steady), &curve, PACED));
+    let worlds = ["gpu", "cpu"].into_iter().flat_map(|name| {
+        let all = [Arrivals::Steady, Arrivals::Poisson, Arrivals::Bursty];
+        all.into_iter().flat_map(move |arrivals| [0.5, 0.9, 2.0].map(|load| (name, arrivals, load)))
+    });
+    for (name, arrivals, load) in worlds {
+        let curve = curve(name);
+        let outcome = play(&World::new(cameras(load, &curve, arrivals), &curve, PACED));
         let left: u64 = outcome.fates.iter().flatten().sum();
         let (l, lambda) = (outcome.integral / outcome.seconds, left as f64 / outcome.seconds);
         let w = outcome.sojourn / left as f64;
-        assert!((l / (lambda * w) - 1.0).abs() < 0.05, "load {load}: L {l:.2}, λW {:.2}", lambda * w);
+        assert!(
+            (l / (lambda * w) - 1.0).abs() < 0.05,
+            "{name}, {arrivals:?}, load {load}: L {l:.2}, λW {:.2}",
+            lambda * w
+        );
     }
 }
 

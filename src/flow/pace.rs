@@ -19,7 +19,8 @@
 //! - **The largest batch that bulk frames make** while realtime ones come: the one that takes half the time of the largest. A
 //!   realtime frame that finds it running, and then shares one, is later by at most one full run than without bulk.
 //!
-//! Looks happen every [`EVERY`]; the p95 is that of the last second (of the last [`ENOUGH`] frames where these took longer), so a load step is answered within two.
+//! Looks happen every [`EVERY`]; the p95 is that of the last second (of the last [`ENOUGH`] frames where these took longer, of the newest [`Window::MOST`]
+//! where there are more), so a load step is answered within two.
 
 use std::time::Duration;
 

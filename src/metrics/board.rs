@@ -158,6 +158,7 @@ fn copy_lane(lane: &Lane, gpu: Option<u32>) {
     gauge!("weir_p95_seconds", of_gpu(gpu)).set(p95);
     gauge!("weir_batch_wait_limit_seconds", of_gpu(gpu)).set(pace.wait.as_secs_f64());
     gauge!("weir_batch_limit_frames", of_gpu(gpu)).set(pace.slots as f64);
+    gauge!("weir_bulk_batch_limit_frames", of_gpu(gpu)).set(pace.bulk_slots as f64);
     gauge!("weir_load_ratio", of_gpu(gpu)).set(if lives { pace.rho } else { 0.0 });
     for reason in Reason::ALL {
         gauge!("weir_pace", with("reason", reason.name().to_owned()))

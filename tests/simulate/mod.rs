@@ -343,7 +343,7 @@ impl World {
     }
 }
 
-/// Measured curves, from `tests/simulate/curves/NAME.csv`: lines of `frames,milliseconds`.
+/// Curves, from `tests/simulate/curves/NAME.csv`, which says where each was measured, or that it was not: lines of `frames,milliseconds`.
 pub fn curve(name: &str) -> Curve {
     let path = format!("{}/tests/simulate/curves/{name}.csv", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
