@@ -270,7 +270,7 @@ fn a_saturated_daemon_decodes_what_it_uses() {
 
 /// CPU seconds that receiving and decoding took.
 fn decoding(daemon: &Daemon) -> f64 {
-    let metrics = daemon.get("/metrics").unwrap();
+    let metrics = daemon.get("/metrics").expect("the metrics answer");
     let line = metrics.lines().find(|line| line.starts_with("weir_cpu_seconds_total{part=\"ingest\"}"));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("CPU time is counted")
 }
