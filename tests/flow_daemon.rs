@@ -11,34 +11,21 @@ mod wait;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use daemon::Daemon;
+use daemon::{Daemon, ball, count};
 use serde_json::Value;
 use wait::until;
 
 /// One daemon at a time: each wants the machine for itself.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// `rate` is its frames a second, `more` other lines.
-fn camera(name: &str, rate: u32, more: &str) -> String {
-    format!(
-        "[cameras.{name}]\nsource = \"pipeline:test-pattern\"\n{more}[cameras.{name}.params]\npattern = \"ball\"\nwidth = \"640\"\nheight = \"480\"\nfps = \"{rate}\"\n"
-    )
+fn camera(name: &str, rate: u64, more: &str) -> String {
+    ball(name, (640, 480), rate, more)
 }
 
-fn count(camera: &Value, fate: &str) -> u64 {
-    camera["frames"][fate].as_u64().unwrap_or_else(|| panic!("{fate} is missing in {camera}"))
-}
-
-/// Frames that came, were inferred, and were lost for want of engine time, of each camera. Each frame has one fate.
+/// Frames that came, were inferred, and were lost for want of engine time, of each camera.
 fn read(daemon: &Daemon, names: &[&str]) -> Vec<[u64; 3]> {
     let one = |name: &&str| {
         let camera = daemon.camera(name);
-        let fates = ["inferred", "overrun", "stale", "skipped", "decode_error", "failed", "in_flight"];
-        assert_eq!(
-            count(&camera, "in"),
-            fates.iter().map(|fate| count(&camera, fate)).sum::<u64>(),
-            "{camera}"
-        );
         let lost = count(&camera, "overrun") + count(&camera, "stale") + count(&camera, "skipped");
         [count(&camera, "in"), count(&camera, "inferred"), lost]
     };

@@ -10,16 +10,14 @@ mod wait;
 
 use std::collections::BTreeMap;
 
-use daemon::Daemon;
+use daemon::{Daemon, ball, count};
 use serde_json::{Value, json};
 use wait::until;
 
 const FPS: u64 = 10;
 
 fn pattern(number: usize) -> String {
-    format!(
-        "[cameras.cam{number}]\nsource = \"pipeline:test-pattern\"\n[cameras.cam{number}.params]\npattern = \"ball\"\nwidth = \"640\"\nheight = \"480\"\nfps = \"{FPS}\"\n"
-    )
+    ball(&format!("cam{number}"), (640, 480), FPS, "")
 }
 
 struct Rig {
@@ -101,10 +99,6 @@ impl Rig {
         let page = self.daemon.get("/metrics").expect("the metrics answer");
         page.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok())
     }
-}
-
-fn count(camera: &Value, what: &str) -> u64 {
-    camera["frames"][what].as_u64().unwrap_or_else(|| panic!("no {what}"))
 }
 
 /// Stops the daemon: then nothing is on its way any more, so every frame that came in must have its fate.

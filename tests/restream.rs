@@ -17,7 +17,7 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
-use daemon::{Daemon, Sim, free_port, ready};
+use daemon::{Daemon, Sim, ball, free_port, ready};
 use serde_json::Value;
 use wait::until;
 use watch::{Stream, encoded, ffmpeg, gstreamer_plays, memory, metric, rtsp_film, turn, viewer};
@@ -128,11 +128,7 @@ fn an_encoder_that_fails_is_replaced_and_one_stream_too_many_is_refused() {
         return;
     }
     let port = free_port();
-    let camera = |name: &str, side: u32| {
-        format!(
-            "[cameras.{name}]\nsource = \"pipeline:test-pattern\"\n[cameras.{name}.params]\npattern = \"ball\"\nwidth = \"{side}\"\nheight = \"{side}\"\nfps = \"5\"\n"
-        )
-    };
+    let camera = |name: &str, side: u32| ball(name, (side, side), 5, "");
     // OpenH264 takes no picture smaller than 16 pixels; its trial at start is larger.
     let daemon = Daemon::start(&format!(
         "[rtsp_server]\nbind = \"127.0.0.1:{port}\"\nencoders = [\"openh264enc\", \"x264enc\"]\nmax_streams = 1\n{}{}",

