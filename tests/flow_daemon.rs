@@ -63,7 +63,7 @@ fn mixed_rates_are_kept_each_its_own() {
     println!("in, inferred, lost: {did:?}");
     for ((name, rate), [came, inferred, lost]) in cameras.iter().zip(&did) {
         // Measured by the first one's own frames, so that a machine that stutters stutters for all.
-        let due = 120.0 * f64::from(*rate) / 30.0;
+        let due = 120.0 * *rate as f64 / 30.0;
         assert!((*came as f64 - due).abs() <= 0.1 * due + 2.0, "{name}: {came} of {due}");
         assert!(
             inferred + lost + 4 >= *came && *lost * 50 <= *came + 50,
