@@ -403,6 +403,12 @@ export interface Reloaded {
    */
   changed: string[];
   /**
+   * Cameras that could not be started, and why.
+   */
+  failed: {
+    [k: string]: string;
+  };
+  /**
    * Cameras for which there is no room.
    */
   refused: string[];
@@ -424,7 +430,7 @@ export interface Problem {
    */
   capacity_fps?: number;
   /**
-   * For `no_capacity`, and for a picture that is refused as `busy` or `late`: what binds.
+   * For `no_capacity`, and for a picture with `busy`, `late` or `timeout`: what binds.
    */
   ceiling?: Ceiling | null;
   /**

@@ -16,6 +16,9 @@ use crate::frame::{CameraId, Fate, Frame, FrameKey};
 use crate::request::Waiting;
 use crate::supervise::Beat;
 
+/// Between two looks for pictures that nobody waits for any more: each is asked about, and cameras push thousands of frames a second.
+const SWEEP: Duration = Duration::from_millis(10);
+
 /// Hears of a camera's frames whatever becomes of them, if it wants to: those that are given up can still be shown.
 pub trait Bystander<P>: Send + Sync {
     /// Does it want to hear of this camera's frames? Then all of them are decoded.
@@ -44,6 +47,8 @@ struct Rings<P> {
     batcher: Batcher<Frame<P>>,
     /// Empty lists that were allocated once: one for each thread that settles at the same time.
     spare: Vec<Vec<Given<P>>>,
+    /// When pictures that nobody waits for any more were last looked for.
+    swept: Tick,
     /// The engine's loop has ended, or is given up: nobody will ever take a frame again.
     abandoned: bool,
 }
@@ -322,7 +327,7 @@ pub fn intake<P>(
     }
     let (bell, waiter) = bell();
     let shared = Arc::new(Shared {
-        rings: Mutex::new(Rings { batcher, spare: Vec::new(), abandoned: false }),
+        rings: Mutex::new(Rings { batcher, spare: Vec::new(), swept: Tick::ZERO, abandoned: false }),
         bell,
         room: Condvar::new(),
         ports: AtomicUsize::new(cameras.len()),
@@ -390,7 +395,7 @@ impl<P> Intake<P> {
             let (step, dropped) = {
                 let mut rings = self.shared.lock();
                 if slots > 0 {
-                    self.forget(now, &mut rings.batcher);
+                    self.forget(now, &mut rings);
                 }
                 let step = rings.batcher.poll(now, slots, batch);
                 (step, rings.take_dropped())
@@ -415,11 +420,15 @@ impl<P> Intake<P> {
 
 impl<P> Intake<P> {
     /// A picture for which nobody waits any more must not take the turn of one for which somebody does.
-    fn forget(&self, now: Tick, batcher: &mut Batcher<Frame<P>>) {
+    fn forget(&self, now: Tick, rings: &mut Rings<P>) {
+        if now.since(rings.swept) < SWEEP {
+            return;
+        }
+        rings.swept = now;
         let requests = &self.shared.board.requests;
         for class in requests.cameras() {
-            if batcher.waiting(class) > 0 {
-                batcher.forget(class, |key| requests.is_wanted(key, now));
+            if rings.batcher.waiting(class) > 0 {
+                rings.batcher.forget(class, |key| requests.is_wanted(key, now));
             }
         }
     }

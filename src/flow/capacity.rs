@@ -32,6 +32,8 @@ const DECODER_PICTURES: f64 = 8.0;
 const PIPELINE_BYTES: f64 = 6e6;
 /// 4:2:0, bytes a pixel.
 const PICTURE_BYTES: f64 = 1.5;
+/// What `ring_buffer_ms` may be.
+const MOST_RING: Duration = Duration::from_secs(10);
 /// A refusal that other load caused: when to ask again. Load is measured over five seconds.
 const SOON: Duration = Duration::from_secs(10);
 /// One that the machine itself causes: it will be the same answer until somebody changes something.
@@ -109,7 +111,8 @@ pub struct Stream {
 impl Stream {
     /// Bytes of its pictures, at most. An estimate: a decoder that keeps more of them needs more.
     pub fn pictures(&self) -> f64 {
-        let pictures = (self.ring.as_secs_f64() * self.fps).ceil() + DECODER_PICTURES;
+        // `max_fps` leaves pictures out before the ring.
+        let pictures = (self.ring.as_secs_f64() * self.inferred).ceil() + DECODER_PICTURES;
         pictures * PICTURE_BYTES * self.pixels
     }
 
@@ -423,7 +426,7 @@ pub fn recommend(curve: &Curve, limit: usize, base: Duration, target: Duration, 
     let wait = if batch == 1 { Duration::ZERO } else { aim.saturating_sub(base + 2 * service).min(service) };
     let wait = Duration::from_millis(wait.as_millis() as u64);
     let ring = (wait + 2 * service + Duration::from_secs_f64(3.0 / fps.max(0.01))).max(2 * wait);
-    let ring = Duration::from_millis((ring.as_millis() as u64).div_ceil(50).max(2) * 50);
+    let ring = Duration::from_millis((ring.as_millis() as u64).div_ceil(50).max(2) * 50).min(MOST_RING);
     Recommended { max_batch_frames: batch, max_wait: wait, ring, reachable }
 }
 

@@ -60,9 +60,17 @@ impl<T> Ring<T> {
         self.slots.first().map(|slot| slot.at)
     }
 
-    /// Which frame is the oldest that waits.
-    pub fn oldest_key(&mut self) -> Option<FrameKey> {
-        self.slots.first().map(|slot| slot.key)
+    /// Gives up the frames that nobody wants any more, as stale.
+    pub fn forget(&mut self, mut is_wanted: impl FnMut(FrameKey) -> bool, out: &mut Vec<Dropped<T>>) {
+        for _ in 0..self.len() {
+            let Some(slot) = self.slots.try_pop() else { break };
+            if is_wanted(slot.key) {
+                // Cannot be full: one was taken out just now.
+                let _ = self.slots.try_push(slot);
+            } else {
+                out.push((slot.key, slot.item, Fate::Stale));
+            }
+        }
     }
 
     /// The last moment at which the oldest waiting frame is not stale.

@@ -130,6 +130,8 @@ pub struct Thin {
     turn: Option<(Tick, u32)>,
     /// Frames sent in each of the last key-frame intervals, the present one first.
     sent: [u32; KEYS + 1],
+    /// Never decoded by key frames only.
+    whole: bool,
     /// Key frames since the camera came, and pictures that were lost or left out since the oldest in `sent`.
     known: usize,
     lost: [u64; KEYS + 1],
@@ -147,6 +149,11 @@ pub struct Thin {
 }
 
 impl Thin {
+    /// Of a camera that may be decoded by key frames only, or (`whole`) not.
+    pub fn new(whole: bool) -> Self {
+        Thin { whole, ..Thin::default() }
+    }
+
     /// What is decoded now.
     pub fn level(&self) -> Level {
         self.level
@@ -208,7 +215,7 @@ impl Thin {
 
     /// The camera went offline: what comes next is another stream.
     pub fn reset(&mut self) {
-        *self = Thin::default();
+        *self = Thin::new(self.whole);
     }
 
     fn key(&mut self, now: Tick, room: Room) {
@@ -229,11 +236,11 @@ impl Thin {
 
     fn is_far_behind(&self) -> bool {
         // The first key frame after a start closes no whole interval.
-        let whole = self.known > KEYS + 1;
+        let known = self.known > KEYS + 1;
         let (sent, lost) = (self.got(), self.lost[..KEYS].iter().sum::<u64>());
         // Where every picture is a key frame there is nothing to leave out.
         let between = self.pictures.usual() < self.keys.usual().map(|usual| usual / 2);
-        whole && between && lost > u64::from(sent) && f64::from(sent) < ENTER * KEYS as f64
+        !self.whole && known && between && lost > u64::from(sent) && f64::from(sent) < ENTER * KEYS as f64
     }
 
     fn got(&self) -> u32 {

@@ -69,7 +69,11 @@ fn of(flow: &Value, cameras: &Value) -> Result<(Measured, Limits), &'static str>
     let machine = Machine { curve: machine.curve.scaled(1.0 - machine.taken(decode_load)), ..machine };
     let all: Vec<&Value> = cameras["cameras"].as_array().into_iter().flatten().collect();
     let sends = |camera: &&Value| {
-        let fps = camera["fps_in"].as_f64().filter(|fps| *fps > 0.0)?;
+        // As exact as five seconds can be, so that cameras that are alike look alike.
+        let fps = camera["fps_in"]
+            .as_f64()
+            .filter(|fps| *fps > 0.0)
+            .map(|fps| (2.0 * fps).round().max(1.0) / 2.0)?;
         let side = |name: &str| camera["video"][name].as_u64().and_then(|n| u32::try_from(n).ok());
         Some(Sends::new(fps, camera["max_fps"].as_f64(), (side("width")?, side("height")?)))
     };
@@ -80,11 +84,10 @@ fn of(flow: &Value, cameras: &Value) -> Result<(Measured, Limits), &'static str>
         admission["verdict"].as_str().unwrap_or("unknown")
     )];
     if there.len() < all.len() {
-        let silent = all.len() - there.len();
-        let s = if silent == 1 { "" } else { "s" };
+        let (silent, all) = (all.len() - there.len(), all.len());
+        let sends = if there.is_empty() { "1920×1080 at 25 frames/s" } else { "what the others do" };
         notes.push(format!(
-            "{silent} camera{s} of {} sent nothing lately, and is taken to send what the others do",
-            all.len()
+            "{silent} of {all} cameras sent nothing lately, and count as if they sent {sends}"
         ));
     }
     if machine.decode.is_none() {

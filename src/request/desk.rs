@@ -139,6 +139,8 @@ pub struct Desk {
     tenants: BTreeMap<String, Tenant>,
     wait: Mutex<Wait>,
     decoders: Arc<Semaphore>,
+    /// Pictures that are here and not decoded yet.
+    decoding: Arc<Quota>,
     gate: Mutex<Gate>,
 }
 
@@ -154,6 +156,7 @@ impl Desk {
             tenants: tenants.iter().map(|tenant| (tenant.name.clone(), Tenant::new(tenant))).collect(),
             wait: Mutex::default(),
             decoders: Arc::new(Semaphore::new(decoders())),
+            decoding: Arc::new(Quota::new(usize::MAX)),
             gate: Mutex::new(Gate::Starting),
         }
     }
@@ -220,7 +223,7 @@ impl Desk {
                 ask.timeout.as_millis()
             );
             let refusal = Refusal::busy("late", Outcome::Late, whole_seconds(expected), message);
-            return Err(refusal.by(self.ceiling()));
+            return Err(refusal.by(Ceiling::Engine));
         }
         // Last of all, so that a request that is refused for another reason costs its tenant nothing.
         if let Some(Err(wait)) = tenant.map(|tenant| tenant.one_more(now)) {
@@ -248,6 +251,7 @@ impl Desk {
         let deadline = received + ask.timeout;
         let ahead = place.ahead;
         let asking = async {
+            let undecoded = self.decoding.take(1);
             let permit = Arc::clone(&self.decoders).acquire_owned().await.expect("it is never closed");
             let (most_pixels, nice) = (self.limits.image_pixels, decoder_nice(ask.class));
             let decoding = tokio::task::spawn_blocking(move || {
@@ -259,6 +263,7 @@ impl Desk {
             });
             let (still, place) = decoding.await.map_err(|_| failed("its decoder panicked"))?;
             let still = still?;
+            drop(undecoded);
             let entered = self.clock.now();
             let (reply, answer) = oneshot::channel();
             let waiting = Waiting { reply, deadline, entered, place, waited: Duration::ZERO };
@@ -323,10 +328,9 @@ impl Desk {
         Refusal::busy("timeout", Outcome::Timeout, seconds, message).by(self.ceiling())
     }
 
-    /// What most of the pending requests wait for: the engine, or to be decoded.
+    /// What most of the pending pictures wait for: to be decoded, or the engine.
     fn ceiling(&self) -> Ceiling {
-        let entered = self.board.requests.entered();
-        if self.pending() > 2 * entered { Ceiling::Decode } else { Ceiling::Engine }
+        if self.decoding.used() > self.board.requests.entered() { Ceiling::Decode } else { Ceiling::Engine }
     }
 }
 

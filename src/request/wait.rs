@@ -53,8 +53,11 @@ impl Wait {
 /// batches are under load.
 fn fixed(pace: Option<&(Pace, Curve)>) -> Duration {
     let of = |(pace, curve): &(Pace, Curve)| {
-        let run = curve.service((pace.fill.ceil() as usize).clamp(1, pace.slots));
-        run + (run + pace.wait).mul_f64(pace.rho.clamp(0.0, 1.0))
+        let busy = pace.rho.clamp(0.0, 1.0);
+        // How full batches were says nothing of now when none came since.
+        let frames = 1.0 + (pace.fill - 1.0) * busy;
+        let run = curve.service((frames.round() as usize).clamp(1, pace.slots));
+        run + (run + pace.wait).mul_f64(busy)
     };
     pace.map_or(Duration::ZERO, of)
 }
@@ -90,6 +93,7 @@ mod tests {
         assert_eq!(idle.slots, 32);
         let expect = |pace: Pace| Wait::default().expect(Tick::ZERO, 0, Some(&(pace, curve)));
         assert_eq!(expect(idle), ms(5));
+        assert_eq!(expect(Pace { fill: 32.0, ..idle }), ms(5), "batches were full once");
         assert_eq!(expect(Pace { rho: 2.0, fill: 31.5, ..idle }), ms(2 * 36 + 30));
     }
 

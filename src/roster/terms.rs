@@ -33,6 +33,7 @@ pub fn settings(camera: &Camera) -> CameraSettings {
         weight: camera.weight,
         max_fps: camera.max_fps.map(f64::from),
         thin: camera.thin_decode,
+        whole: camera.still_fps.is_some(),
     }
 }
 

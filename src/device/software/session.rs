@@ -355,13 +355,16 @@ impl Session {
             )
         };
         let tensor = TensorRef::from_array_view((dims, data)).map_err(|e| bad(&e))?;
-        let mut options = RunOptions::new().map_err(|e| bad(&e))?;
         if let Some(known) = self.known.as_mut().filter(|known| !known.iter().any(|known| known == dims)) {
             known.push(dims.to_vec());
+            let mut options = RunOptions::new().map_err(|e| bad(&e))?;
             options.set("memory.enable_memory_arena_shrinkage", "cpu:0").map_err(|e| bad(&e))?;
+            // A library that was built without an arena has nothing to give back, and fails here.
+            if self.inner.run_with_options(ort::inputs![input => tensor.clone()], &options).is_err() {
+                self.known = None;
+            }
         }
-        let ran = self.inner.run_with_options(ort::inputs![input => tensor], &options);
-        let mut results = ran.map_err(|e| bad(&e))?;
+        let mut results = self.inner.run(ort::inputs![input => tensor]).map_err(|e| bad(&e))?;
         let mut tensors = Vec::with_capacity(self.outputs.len());
         for output in &self.outputs {
             let value = results
