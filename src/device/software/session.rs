@@ -354,17 +354,18 @@ impl Session {
                 format!("model {}: the engine failed: {}", self.name, first_line(&e.to_string())),
             )
         };
-        let tensor = TensorRef::from_array_view((dims, data)).map_err(|e| bad(&e))?;
+        // Twice rather than cloned: ort's clone of a tensor runs a network of its own, and waits for itself.
+        let tensor = || TensorRef::from_array_view((dims, data)).map_err(|e| bad(&e));
         if let Some(known) = self.known.as_mut().filter(|known| !known.iter().any(|known| known == dims)) {
             known.push(dims.to_vec());
             let mut options = RunOptions::new().map_err(|e| bad(&e))?;
             options.set("memory.enable_memory_arena_shrinkage", "cpu:0").map_err(|e| bad(&e))?;
             // A library that was built without an arena has nothing to give back, and fails here.
-            if self.inner.run_with_options(ort::inputs![input => tensor.clone()], &options).is_err() {
+            if self.inner.run_with_options(ort::inputs![input => tensor()?], &options).is_err() {
                 self.known = None;
             }
         }
-        let mut results = self.inner.run(ort::inputs![input => tensor]).map_err(|e| bad(&e))?;
+        let mut results = self.inner.run(ort::inputs![input => tensor()?]).map_err(|e| bad(&e))?;
         let mut tensors = Vec::with_capacity(self.outputs.len());
         for output in &self.outputs {
             let value = results
