@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use ort::environment::Environment;
-use ort::session::RunOptions;
 use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{RunOptions, SessionOutputs};
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 
 use crate::config::Provider;
@@ -354,26 +354,32 @@ impl Session {
                 format!("model {}: the engine failed: {}", self.name, first_line(&e.to_string())),
             )
         };
-        // Twice rather than cloned: ort's clone of a tensor runs a network of its own, and waits for itself.
+        let read = |mut results: SessionOutputs<'_>| {
+            let tensor = |output: &TensorInfo| {
+                let missing = || bad(&format!("output `{}` is missing", output.name));
+                Output::new(&output.name, results.remove(&output.name).ok_or_else(missing)?)
+                    .map_err(|e| bad(&e))
+            };
+            Ok(Outputs { tensors: self.outputs.iter().map(tensor).collect::<Result<_, Fault>>()? })
+        };
+        // Made twice rather than cloned: ort's clone of a tensor runs a network of its own, and waits for itself.
         let tensor = || TensorRef::from_array_view((dims, data)).map_err(|e| bad(&e));
-        if let Some(known) = self.known.as_mut().filter(|known| !known.iter().any(|known| known == dims)) {
+        let mut options = RunOptions::new().map_err(|e| bad(&e))?;
+        let fresh = self.known.as_mut().filter(|known| !known.iter().any(|known| known == dims));
+        let is_fresh = fresh.is_some();
+        if let Some(known) = fresh {
             known.push(dims.to_vec());
-            let mut options = RunOptions::new().map_err(|e| bad(&e))?;
             options.set("memory.enable_memory_arena_shrinkage", "cpu:0").map_err(|e| bad(&e))?;
-            // A library that was built without an arena has nothing to give back, and fails here.
-            if self.inner.run_with_options(ort::inputs![input => tensor()?], &options).is_err() {
-                self.known = None;
+        }
+        let ran = self.inner.run_with_options(ort::inputs![input => tensor()?], &options).map(read);
+        ran.unwrap_or_else(|e| {
+            if !is_fresh {
+                return Err(bad(&e));
             }
-        }
-        let mut results = self.inner.run(ort::inputs![input => tensor()?]).map_err(|e| bad(&e))?;
-        let mut tensors = Vec::with_capacity(self.outputs.len());
-        for output in &self.outputs {
-            let value = results
-                .remove(&output.name)
-                .ok_or_else(|| bad(&format!("output `{}` is missing", output.name)))?;
-            tensors.push(Output::new(&output.name, value).map_err(|e| bad(&e))?);
-        }
-        Ok(Outputs { tensors })
+            // A library that was built without an arena has nothing to give back, and fails there.
+            self.known = None;
+            self.inner.run(ort::inputs![input => tensor()?]).map_err(|e| bad(&e)).and_then(read)
+        })
     }
 }
 
