@@ -152,9 +152,9 @@ impl Need {
     }
 }
 
-/// The mean over streams; 0 of none.
-pub fn mean(streams: &[Stream], of: impl Fn(&Stream) -> f64) -> f64 {
-    streams.iter().map(of).sum::<f64>() / streams.len().max(1) as f64
+/// The mean over all of these; 0 of none.
+pub fn mean<T>(all: &[T], of: impl Fn(&T) -> f64) -> f64 {
+    all.iter().map(of).sum::<f64>() / all.len().max(1) as f64
 }
 
 impl Machine {

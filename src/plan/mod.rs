@@ -116,18 +116,17 @@ impl Cameras {
 
     /// Frames that are inferred, a second and camera, in the mean.
     pub fn inferred(&self) -> f64 {
-        self.send.iter().map(|s| s.inferred).sum::<f64>() / self.send.len().max(1) as f64
+        mean(&self.send, |s| s.inferred)
     }
 
     /// The same of frames that are sent.
     pub fn fps(&self) -> f64 {
-        self.send.iter().map(|s| s.fps).sum::<f64>() / self.send.len().max(1) as f64
+        mean(&self.send, |s| s.fps)
     }
 
     /// Pixels of a frame, in the mean over all that are sent.
     pub fn pixels(&self) -> f64 {
-        let sent: f64 = self.send.iter().map(|s| s.fps * s.pixels()).sum();
-        sent / self.send.iter().map(|s| s.fps).sum::<f64>().max(1e-9)
+        mean(&self.send, |s| s.fps * s.pixels()) / self.fps().max(1e-9)
     }
 }
 
